@@ -1,0 +1,568 @@
+//! `EventColumns`: the typed buffers that decoders fill, and their way into Arrow and Polars without a copy.
+//!
+//! A set of columns lives in one [`Arena`]. Its memory is always initialised (zero pages from the operating
+//! system, or an earlier batch's values), so a column is an ordinary slice at every moment.
+#![expect(unsafe_code, reason = "anonymous memory with huge pages, shared with Arrow without a copy")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::mem::size_of;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::types::{ArrowPrimitiveType, DurationMicrosecondType, Int8Type, Int16Type, UInt8Type};
+use arrow_array::{ArrayRef, PrimitiveArray, RecordBatch, RecordBatchOptions};
+use arrow_buffer::{Buffer, ScalarBuffer};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use crate::error::{Error, Result};
+use crate::schema::{Column, Columns};
+
+/// Columns start at multiples of this, so that any SIMD load or store of a column is aligned to its start.
+const COLUMN_ALIGN: usize = 64;
+/// Size of a huge page; arenas of at least this size are mapped and ask for huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of free arenas kept for the next batches.
+const POOL_BYTES: usize = 48 << 20;
+
+/// One owned stretch of initialised memory.
+struct Arena {
+    start: NonNull<u8>,
+    len: usize,
+    /// The allocation around it: for mapped memory what to unmap, else the allocator's layout.
+    whole: Whole,
+    /// Whether the memory goes back to the pool.
+    recycle: bool,
+}
+
+enum Whole {
+    Heap(Layout),
+    #[cfg(target_os = "linux")]
+    Mapped,
+}
+
+// SAFETY: an arena is plain memory with one owner; it is only written through `&mut ColumnsBuilder` and only read
+// through shared references afterwards.
+unsafe impl Send for Arena {}
+// SAFETY: as above: no interior mutability.
+unsafe impl Sync for Arena {}
+
+static POOL: Mutex<Vec<Arena>> = Mutex::new(Vec::new());
+
+impl Arena {
+    /// At least `len` bytes, aligned to `COLUMN_ALIGN`.
+    fn new(len: usize, recycle: bool) -> Self {
+        let recycle = recycle && len >= HUGE_PAGE / 4;
+        if recycle {
+            let class = len.next_power_of_two();
+            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = pool.iter().position(|arena| arena.len >= class && arena.len <= 2 * class) {
+                return pool.swap_remove(found);
+            }
+            drop(pool);
+            return Self::allocate(class, true);
+        }
+        Self::allocate(len, false)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn allocate(len: usize, recycle: bool) -> Self {
+        if len < HUGE_PAGE {
+            return Self::heap(len, recycle);
+        }
+        let len = len.next_multiple_of(HUGE_PAGE);
+        let Some(reserved) = len.checked_add(HUGE_PAGE) else { return Self::heap(len, recycle) };
+        // SAFETY: a new private anonymous mapping of no file touches no existing memory.
+        let mapped = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                reserved,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Self::heap(len, recycle);
+        }
+        let address = mapped as usize;
+        let head = address.next_multiple_of(HUGE_PAGE) - address;
+        let tail = HUGE_PAGE - head;
+        // SAFETY: `head`, `len` and `tail` cut the mapping just made into three page-aligned parts (the mapping and
+        // `HUGE_PAGE` are page-aligned); the outer two, which nobody has seen, are given back. The result of
+        // `madvise` does not matter: without huge pages the memory is only slower.
+        let start = unsafe {
+            let start = mapped.cast::<u8>().add(head);
+            if head > 0 {
+                libc::munmap(mapped, head);
+            }
+            if tail > 0 {
+                libc::munmap(start.add(len).cast(), tail);
+            }
+            libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
+            start
+        };
+        match NonNull::new(start) {
+            Some(start) => Self { start, len, whole: Whole::Mapped, recycle },
+            None => Self::heap(len, recycle),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(len: usize, recycle: bool) -> Self {
+        Self::heap(len, recycle)
+    }
+
+    fn heap(len: usize, recycle: bool) -> Self {
+        let size = len.next_multiple_of(COLUMN_ALIGN).max(COLUMN_ALIGN);
+        let Ok(layout) = Layout::from_size_align(size, COLUMN_ALIGN) else { panic!("events do not fit the address space") };
+        // SAFETY: the layout's size is at least `COLUMN_ALIGN`, never zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        Self { start, len: size, whole: Whole::Heap(layout), recycle }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.recycle {
+            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept: usize = pool.iter().map(|arena| arena.len).sum();
+            if kept + self.len <= POOL_BYTES {
+                let whole = std::mem::replace(&mut self.whole, Whole::Heap(Layout::new::<()>()));
+                pool.push(Self { start: self.start, len: self.len, whole, recycle: true });
+                return;
+            }
+        }
+        match self.whole {
+            // SAFETY: allocated in `heap` with this very layout. (The zero-sized layout marks an arena whose
+            // memory has moved to the pool; that path has returned above.)
+            Whole::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            #[cfg(target_os = "linux")]
+            // SAFETY: `start..start + len` is the part of the mapping made in `allocate` that was not given back.
+            Whole::Mapped => unsafe {
+                libc::munmap(self.start.as_ptr().cast(), self.len);
+            },
+        }
+    }
+}
+
+/// Byte offset of each column in its arena.
+type Offsets = [usize; 4];
+
+const WIDTHS: [usize; 4] = [size_of::<i16>(), size_of::<i16>(), size_of::<i64>(), size_of::<i8>()];
+
+/// Columns of a fixed number of rows, being filled.
+pub(crate) struct ColumnsBuilder {
+    arena: Arena,
+    offsets: Offsets,
+    columns: Columns,
+    capacity: usize,
+}
+
+impl ColumnsBuilder {
+    /// Room for `capacity` rows. Memory of a recycled builder is reused for later batches of about its size.
+    pub(crate) fn new(capacity: usize, columns: Columns, recycle: bool) -> Self {
+        let mut offsets = Offsets::default();
+        let mut len = 0_usize;
+        for column in columns.iter() {
+            offsets[column as usize] = len;
+            let bytes = capacity.checked_mul(WIDTHS[column as usize]).and_then(|bytes| bytes.checked_next_multiple_of(COLUMN_ALIGN));
+            len = bytes.and_then(|bytes| len.checked_add(bytes)).unwrap_or(usize::MAX);
+        }
+        Self { arena: Arena::new(len, recycle), offsets, columns, capacity }
+    }
+
+    fn slice<T>(&mut self, column: Column) -> &mut [T] {
+        debug_assert_eq!(size_of::<T>(), WIDTHS[column as usize], "type of column {}", column.name());
+        if !self.columns.contains(column) {
+            return &mut [];
+        }
+        // SAFETY: `new` laid the column out at this offset with room for `capacity` values, aligned to
+        // `COLUMN_ALIGN`; every bit pattern is a value of the integer types of `WIDTHS`; the memory is
+        // initialised; columns do not overlap; the borrow of `self` makes the slice the only access.
+        unsafe {
+            let start = self.arena.start.as_ptr().add(self.offsets[column as usize]).cast::<T>();
+            std::slice::from_raw_parts_mut(start, self.capacity)
+        }
+    }
+
+    /// All rows as one stretch of slots.
+    pub(crate) fn slots(&mut self) -> Slots<'_> {
+        let capacity = self.capacity;
+        // SAFETY: `slice` is called once for each column and columns do not overlap, so the four exclusive
+        // borrows are of different memory; they live as long as the borrow of `self`.
+        let (x, y, t, p) = unsafe {
+            let this: *mut Self = self;
+            (
+                (*this).slice::<i16>(Column::X),
+                (*this).slice::<i16>(Column::Y),
+                (*this).slice::<i64>(Column::Timestamp),
+                (*this).slice::<i8>(Column::Polarity),
+            )
+        };
+        Slots { x, y, t, p, len: 0, capacity }
+    }
+
+    /// The first `rows` rows as finished columns.
+    pub(crate) fn finish(self, rows: usize) -> EventColumns {
+        assert!(rows <= self.capacity, "more rows than there is room for");
+        EventColumns { arena: Arc::new(self.arena), offsets: self.offsets, columns: self.columns, start: 0, rows }
+    }
+}
+
+/// A stretch of rows being filled; a column that is not selected is an empty slice.
+pub(crate) struct Slots<'a> {
+    pub(crate) x: &'a mut [i16],
+    pub(crate) y: &'a mut [i16],
+    pub(crate) t: &'a mut [i64],
+    pub(crate) p: &'a mut [i8],
+    /// Rows filled so far.
+    pub(crate) len: usize,
+    capacity: usize,
+}
+
+fn cut<'a, T>(slice: &mut &'a mut [T], at: usize) -> &'a mut [T] {
+    let (head, tail) = std::mem::take(slice).split_at_mut_checked(at).unwrap_or_default();
+    *slice = tail;
+    head
+}
+
+impl<'a> Slots<'a> {
+    /// Rows still free.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity - self.len
+    }
+
+    /// Takes the first `rows` of an untouched stretch away as a stretch of their own.
+    pub(crate) fn split_off_front(&mut self, rows: usize) -> Slots<'a> {
+        assert!(self.len == 0 && rows <= self.capacity, "rows to split off are free");
+        self.capacity -= rows;
+        Slots {
+            x: cut(&mut self.x, rows),
+            y: cut(&mut self.y, rows),
+            t: cut(&mut self.t, rows),
+            p: cut(&mut self.p, rows),
+            len: 0,
+            capacity: rows,
+        }
+    }
+
+    /// Forgets the rows filled so far.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Appends one event. `COLS` must be the columns of the builder.
+    #[inline(always)]
+    pub(crate) fn push<const COLS: u8>(&mut self, x: u16, y: u16, t: i64, on: bool) {
+        let at = self.len;
+        if COLS & 1 != 0 {
+            self.x[at] = x.cast_signed();
+        }
+        if COLS & 2 != 0 {
+            self.y[at] = y.cast_signed();
+        }
+        if COLS & 4 != 0 {
+            self.t[at] = t;
+        }
+        if COLS & 8 != 0 {
+            self.p[at] = if on { 1 } else { -1 };
+        }
+        self.len = at + 1;
+    }
+}
+
+/// Events as typed columns: `x` and `y` i16, `timestamp` i64 microseconds, `polarity` i8 (+1 or -1).
+///
+/// Cheap to clone and to slice: the buffers are shared. 13 bytes an event, no null bitmaps.
+///
+/// ```
+/// # fn main() -> evlib::Result<()> {
+/// # let path = std::env::temp_dir().join(format!("evlib-doc-columns-{}.raw", std::process::id()));
+/// # evlib::doc_recording(&path)?;
+/// let events = evlib::Recording::open(&path)?.read(&evlib::Selection::default())?;
+/// assert_eq!(events.x().len(), events.len());
+/// let batch = events.to_record_batch(); // Arrow, the same memory
+/// assert_eq!(batch.num_rows(), events.len());
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct EventColumns {
+    arena: Arc<Arena>,
+    offsets: Offsets,
+    columns: Columns,
+    start: usize,
+    rows: usize,
+}
+
+impl EventColumns {
+    /// No rows.
+    #[must_use]
+    pub fn empty(columns: Columns) -> Self {
+        ColumnsBuilder::new(0, columns, false).finish(0)
+    }
+
+    /// Columns with copies of these values.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they differ in length.
+    pub fn from_slices(x: &[i16], y: &[i16], timestamp_us: &[i64], polarity: &[i8]) -> Result<Self> {
+        let rows = x.len();
+        if [y.len(), timestamp_us.len(), polarity.len()] != [rows; 3] {
+            return Err(Error::invalid("columns differ in length")
+                .expecting(format!("{rows} values each"))
+                .but_found(format!("{}, {} and {}", y.len(), timestamp_us.len(), polarity.len())));
+        }
+        let mut builder = ColumnsBuilder::new(rows, Columns::ALL, false);
+        let slots = builder.slots();
+        slots.x.copy_from_slice(x);
+        slots.y.copy_from_slice(y);
+        slots.t.copy_from_slice(timestamp_us);
+        slots.p.copy_from_slice(polarity);
+        Ok(builder.finish(rows))
+    }
+
+    /// Number of events.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are no events.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The columns that were selected.
+    #[must_use]
+    pub fn columns(&self) -> Columns {
+        self.columns
+    }
+
+    fn slice_of<T>(&self, column: Column) -> &[T] {
+        debug_assert_eq!(size_of::<T>(), WIDTHS[column as usize], "type of column {}", column.name());
+        if !self.columns.contains(column) {
+            return &[];
+        }
+        // SAFETY: `ColumnsBuilder::new` laid the column out at this offset, aligned and initialised, with room for
+        // at least `start + rows` values (`finish` and `slice` keep to that); nobody writes to the arena any more.
+        unsafe {
+            let start = self.arena.start.as_ptr().add(self.offsets[column as usize]).cast::<T>().add(self.start);
+            std::slice::from_raw_parts(start, self.rows)
+        }
+    }
+
+    /// Sensor columns, 0 = left; empty if not selected.
+    #[must_use]
+    pub fn x(&self) -> &[i16] {
+        self.slice_of(Column::X)
+    }
+
+    /// Sensor rows, 0 = top; empty if not selected.
+    #[must_use]
+    pub fn y(&self) -> &[i16] {
+        self.slice_of(Column::Y)
+    }
+
+    /// Times in microseconds; empty if not selected.
+    #[must_use]
+    pub fn timestamp(&self) -> &[i64] {
+        self.slice_of(Column::Timestamp)
+    }
+
+    /// +1 brighter, -1 darker; empty if not selected.
+    #[must_use]
+    pub fn polarity(&self) -> &[i8] {
+        self.slice_of(Column::Polarity)
+    }
+
+    /// `rows` rows from `offset` on, sharing the memory.
+    ///
+    /// # Panics
+    /// If there are fewer rows than that.
+    #[must_use]
+    pub fn slice(&self, offset: usize, rows: usize) -> Self {
+        assert!(offset.checked_add(rows).is_some_and(|end| end <= self.rows), "slice of {rows} rows at {offset} is out of range");
+        Self { start: self.start + offset, rows, ..self.clone() }
+    }
+
+    /// One set of columns with the rows of all, in order; copies, unless there is only one.
+    pub(crate) fn concat(parts: Vec<Self>, columns: Columns) -> Self {
+        let mut parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        if parts.len() <= 1 {
+            return parts.pop().unwrap_or_else(|| Self::empty(columns));
+        }
+        let rows = parts.iter().map(Self::len).sum();
+        let mut builder = ColumnsBuilder::new(rows, columns, false);
+        let mut slots = builder.slots();
+        for part in parts {
+            let into = slots.split_off_front(part.len());
+            into.x.copy_from_slice(part.x());
+            into.y.copy_from_slice(part.y());
+            into.t.copy_from_slice(part.timestamp());
+            into.p.copy_from_slice(part.polarity());
+        }
+        builder.finish(rows)
+    }
+
+    fn arrow<T: ArrowPrimitiveType>(&self, column: Column) -> ArrayRef {
+        let values = self.slice_of::<T::Native>(column);
+        let Some(start) = NonNull::new(values.as_ptr().cast_mut().cast::<u8>()) else { unreachable!("slices are never null") };
+        // SAFETY: the bytes are those of `values`, aligned for `T::Native`; the arena keeps them alive and unchanged
+        // as long as the buffer holds its reference.
+        let buffer = unsafe { Buffer::from_custom_allocation(start, size_of_val(values), Arc::clone(&self.arena) as _) };
+        Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::new(buffer, 0, values.len()), None))
+    }
+
+    /// The same memory as an Arrow record batch.
+    #[must_use]
+    pub fn to_record_batch(&self) -> RecordBatch {
+        let arrays = self.columns.iter().map(|column| match column {
+            Column::X | Column::Y => self.arrow::<Int16Type>(column),
+            Column::Timestamp => self.arrow::<DurationMicrosecondType>(column),
+            Column::Polarity => self.arrow::<Int8Type>(column),
+        });
+        record_batch(event_schema(self.columns), arrays.collect(), self.rows)
+    }
+
+    /// The same memory as a Polars `DataFrame`.
+    ///
+    /// # Panics
+    /// Never: the columns have one length.
+    #[cfg(feature = "polars")]
+    #[must_use]
+    pub fn to_dataframe(&self) -> polars_core::frame::DataFrame {
+        use polars_core::prelude::{ChunkedArray, Int8Type, Int16Type, Int64Type, IntoColumn, IntoSeries, TimeUnit};
+        let columns = self.columns.iter().map(|column| match column {
+            Column::X | Column::Y => {
+                ChunkedArray::<Int16Type>::with_chunk(column.name().into(), self.polars_array(column)).into_series().into_column()
+            }
+            Column::Timestamp => ChunkedArray::<Int64Type>::with_chunk(column.name().into(), self.polars_array(column))
+                .into_duration(TimeUnit::Microseconds)
+                .into_series()
+                .into_column(),
+            Column::Polarity => {
+                ChunkedArray::<Int8Type>::with_chunk(column.name().into(), self.polars_array(column)).into_series().into_column()
+            }
+        });
+        match polars_core::frame::DataFrame::new(self.rows, columns.collect()) {
+            Ok(frame) => frame,
+            Err(error) => unreachable!("columns of one length: {error}"),
+        }
+    }
+
+    #[cfg(feature = "polars")]
+    fn polars_array<T: polars_arrow::types::NativeType>(&self, column: Column) -> polars_arrow::array::PrimitiveArray<T> {
+        struct View<T>(EventColumns, Column, std::marker::PhantomData<T>);
+        impl<T> AsRef<[T]> for View<T> {
+            fn as_ref(&self) -> &[T] {
+                self.0.slice_of(self.1)
+            }
+        }
+        let buffer = polars_buffer::Buffer::from_owner(View::<T>(self.clone(), column, std::marker::PhantomData));
+        polars_arrow::array::PrimitiveArray::new(T::PRIMITIVE.into(), buffer, None)
+    }
+}
+
+impl fmt::Debug for EventColumns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventColumns").field("columns", &self.columns).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for EventColumns {
+    fn eq(&self, other: &Self) -> bool {
+        self.columns == other.columns
+            && self.rows == other.rows
+            && self.x() == other.x()
+            && self.y() == other.y()
+            && self.timestamp() == other.timestamp()
+            && self.polarity() == other.polarity()
+    }
+}
+
+/// External triggers: edges seen at the camera's trigger inputs, on the clock of its events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TriggerColumns {
+    /// Input channel.
+    pub id: Vec<u8>,
+    /// +1 rising edge, -1 falling edge.
+    pub polarity: Vec<i8>,
+    /// Time in microseconds.
+    pub timestamp: Vec<i64>,
+}
+
+impl TriggerColumns {
+    /// Number of triggers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.timestamp.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.timestamp.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, id: u8, rising: bool, t: i64) {
+        self.id.push(id);
+        self.polarity.push(if rising { 1 } else { -1 });
+        self.timestamp.push(t);
+    }
+
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.id.append(&mut other.id);
+        self.polarity.append(&mut other.polarity);
+        self.timestamp.append(&mut other.timestamp);
+    }
+
+    /// As an Arrow record batch, without a copy.
+    #[must_use]
+    pub fn into_record_batch(self) -> RecordBatch {
+        let rows = self.len();
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(PrimitiveArray::<UInt8Type>::from(self.id)),
+            Arc::new(PrimitiveArray::<Int8Type>::from(self.polarity)),
+            Arc::new(PrimitiveArray::<DurationMicrosecondType>::from(self.timestamp)),
+        ];
+        record_batch(trigger_schema(), arrays, rows)
+    }
+}
+
+fn record_batch(schema: SchemaRef, arrays: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    match RecordBatch::try_new_with_options(schema, arrays, &options) {
+        Ok(batch) => batch,
+        Err(error) => unreachable!("columns of one length and of the schema's types: {error}"),
+    }
+}
+
+/// Arrow schema of events with these columns.
+#[must_use]
+pub fn event_schema(columns: Columns) -> SchemaRef {
+    let fields = columns.iter().map(|column| {
+        let data_type = match column {
+            Column::X | Column::Y => DataType::Int16,
+            Column::Timestamp => DataType::Duration(TimeUnit::Microsecond),
+            Column::Polarity => DataType::Int8,
+        };
+        Field::new(column.name(), data_type, false)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Arrow schema of external triggers.
+#[must_use]
+pub fn trigger_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::UInt8, false),
+        Field::new("polarity", DataType::Int8, false),
+        Field::new("timestamp", DataType::Duration(TimeUnit::Microsecond), false),
+    ]))
+}

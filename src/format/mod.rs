@@ -1,0 +1,175 @@
+//! Formats: what a file is, by its content, and the readers and writers of each.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::source::Source;
+
+pub(crate) mod prophesee;
+
+/// Bytes from the start of a file that identification looks at.
+pub(crate) const HEAD: usize = 1 << 16;
+
+/// A format that this library reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// Prophesee RAW, EVT 2.0.
+    Evt2,
+    /// Prophesee RAW, EVT 2.1, either word order.
+    Evt21,
+    /// Prophesee RAW, EVT 3.0.
+    Evt3,
+    /// Prophesee RAW, EVT 4.0.
+    Evt4,
+    /// Prophesee DAT, version 1 or 2.
+    Dat,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 5] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat];
+
+    /// Short lower-case name, as accepted by [`Format::from_str`].
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evt2 => "evt2",
+            Self::Evt21 => "evt21",
+            Self::Evt3 => "evt3",
+            Self::Evt4 => "evt4",
+            Self::Dat => "dat",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// The format of that name; case and dots do not matter, so `EVT2.1` and `evt21` are the same.
+    fn from_str(name: &str) -> Result<Self> {
+        let plain = name.to_ascii_lowercase().replace('.', "");
+        let plain = match plain.as_str() {
+            "evt20" => "evt2",
+            "evt30" => "evt3",
+            "evt40" => "evt4",
+            other => other,
+        };
+        Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|format| format!("`{format}`")).collect();
+            Error::invalid("unknown format").expecting(format!("one of {}", names.join(", "))).but_found(format!("`{name}`"))
+        })
+    }
+}
+
+/// How sure an identification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Confidence {
+    /// The content fits, but nothing names the format.
+    Guess,
+    /// The header implies it.
+    Likely,
+    /// The header says so, or the caller did.
+    Certain,
+}
+
+impl Confidence {
+    /// Lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Guess => "guess",
+            Self::Likely => "likely",
+            Self::Certain => "certain",
+        }
+    }
+}
+
+/// What a file is, how sure that is, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The format.
+    pub format: Format,
+    /// How sure.
+    pub confidence: Confidence,
+    /// Why, one reason a line.
+    pub reasons: Vec<String>,
+}
+
+/// Tells the format of a file from its first bytes.
+///
+/// # Errors
+/// `Io` if the file cannot be read; `Format` if it is none of the formats, naming what it looks like.
+///
+/// ```
+/// # fn main() -> evlib::Result<()> {
+/// # let path = std::env::temp_dir().join(format!("evlib-doc-identify-{}.raw", std::process::id()));
+/// # evlib::doc_recording(&path)?;
+/// let identity = evlib::identify(&path)?;
+/// assert_eq!(identity.format, evlib::Format::Evt3);
+/// println!("{}", identity.reasons.join("\n"));
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
+    let path = path.as_ref();
+    let source = Source::open(path)?;
+    let head = source.head(HEAD)?;
+    prophesee::identify(&head, path, source.len(), None).map(|found| found.identity).map_err(|error| error.with_path(path))
+}
+
+/// What unknown content looks like, from its first bytes.
+pub(crate) fn looks_like(head: &[u8]) -> String {
+    const MAGICS: &[(&[u8], &str)] = &[
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"#!AER-DAT", "an AEDAT file"),
+        (b"Event Stream", "an Event Stream file"),
+        (b"#ROSBAG", "a ROS 1 bag"),
+        (b"\x89MCAP", "an MCAP file"),
+        (b"SQLite format 3\0", "an SQLite database (a ROS 2 bag?)"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"PK\x03\x04", "a zip archive (NPZ?)"),
+        (b"ARROW1", "an Arrow IPC file"),
+        (b"PAR1", "a Parquet file"),
+        (b"MATLAB 5.0", "a MATLAB file"),
+        (b"\x1f\x8b", "a gzip stream"),
+        (b"\x28\xb5\x2f\xfd", "a Zstandard stream"),
+        (b"\xfd7zXZ", "an xz stream"),
+        (b"BZh", "a bzip2 stream"),
+        (b"\x89PNG", "a PNG picture"),
+        (b"\xff\xd8\xff", "a JPEG picture"),
+        (b"RIFF", "a RIFF container (AVI?)"),
+        (b"\x7fELF", "a program"),
+        (b"<?xml", "XML"),
+        (b"<!DOCTYPE", "a web page"),
+        (b"<html", "a web page"),
+        (b"version https://git-lfs", "a Git LFS pointer, not the recording itself"),
+    ];
+    if head.is_empty() {
+        return "an empty file".to_owned();
+    }
+    if let Some((_, name)) = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return (*name).to_owned();
+    }
+    if head.iter().all(|byte| *byte == 0) {
+        return "zero bytes".to_owned();
+    }
+    let sample = head.get(..4096).unwrap_or(head);
+    if sample.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')) {
+        let line = String::from_utf8_lossy(sample.split(|byte| *byte == b'\n').next().unwrap_or_default());
+        return format!("text that starts with `{}`", line.trim_end().chars().take(60).collect::<String>());
+    }
+    let bytes: Vec<_> = head.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("unknown binary data that starts with {}", bytes.join(" "))
+}

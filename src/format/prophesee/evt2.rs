@@ -1,0 +1,232 @@
+//! EVT2 ("EVT 2.0"): 32-bit little-endian words, the type in bits 31..28.
+//!
+//! | type | word | bits 27..22 | 21..11 | 10..0 |
+//! |---|---|---|---|---|
+//! | 0x0, 0x1 | CD_OFF, CD_ON | time, low 6 bits | x | y |
+//! | 0x8 | EVT_TIME_HIGH | bits 27..0: time, bits 33..6 | | |
+//! | 0xA | EXT_TRIGGER | time, low 6 bits | id in 12..8 | value in 0 |
+//! | 0xE, 0xF | OTHERS, CONTINUED | | | |
+//!
+//! <https://docs.prophesee.ai/stable/data/encoding_formats/evt2.html>
+
+use super::word::{Counts, Encoding, Limits, Sink, State, TimeScan, u32_at};
+use crate::columns::Slots;
+use crate::problem::{ProblemCode, Problems};
+use crate::simd;
+
+const TIME_HIGH: u32 = 0x8;
+const EXT_TRIGGER: u32 = 0xA;
+
+/// Words that are decoded at once when all of them are events.
+const BLOCK: usize = 16;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Evt2 {
+    limits: Limits,
+}
+
+#[inline(always)]
+const fn x_of(word: u32) -> u16 {
+    (word >> 11 & 0x7FF) as u16
+}
+
+#[inline(always)]
+const fn y_of(word: u32) -> u16 {
+    (word & 0x7FF) as u16
+}
+
+#[inline(always)]
+const fn low_of(word: u32) -> i64 {
+    (word >> 22 & 0x3F) as i64
+}
+
+impl Evt2 {
+    /// Range of the coordinates.
+    pub(crate) const RANGE: u16 = 2048;
+
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits }
+    }
+
+    #[inline(always)]
+    fn is_event(&self, word: u32) -> bool {
+        (word >> 28 < 2) & self.limits.contains(x_of(word), y_of(word))
+    }
+
+    /// The block's words and whether all of them are events inside the geometry.
+    #[inline(always)]
+    fn block(&self, bytes: &[u8; 4 * BLOCK]) -> ([u32; BLOCK], bool) {
+        let mut words = [0; BLOCK];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        let mut bad = 0_u32;
+        for word in words {
+            bad |= u32::from(!self.is_event(word));
+        }
+        (words, bad == 0)
+    }
+
+    #[inline(always)]
+    fn fill_blocks<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+        let mut consumed = 0;
+        if !state.timed {
+            let head = bytes.as_chunks::<4>().0.iter().take_while(|word| u32_at(*word) >> 28 != TIME_HIGH).count() + 1;
+            consumed = self.walk(state, bytes.get(..4 * head).unwrap_or(bytes), &mut super::word::Fill::<COLS>(out));
+        }
+        for block in bytes.get(consumed..).unwrap_or_default().as_chunks::<{ 4 * BLOCK }>().0 {
+            if out.room() < BLOCK {
+                break;
+            }
+            let (words, all_events) = self.block(block);
+            if all_events {
+                let rows = out.len..out.len + BLOCK;
+                if COLS & 1 != 0 {
+                    for (x, word) in out.x[rows.clone()].iter_mut().zip(words) {
+                        *x = x_of(word).cast_signed();
+                    }
+                }
+                if COLS & 2 != 0 {
+                    for (y, word) in out.y[rows.clone()].iter_mut().zip(words) {
+                        *y = y_of(word).cast_signed();
+                    }
+                }
+                if COLS & 4 != 0 {
+                    for (t, word) in out.t[rows.clone()].iter_mut().zip(words) {
+                        *t = state.clock + low_of(word);
+                    }
+                }
+                if COLS & 8 != 0 {
+                    for (p, word) in out.p[rows].iter_mut().zip(words) {
+                        *p = (word >> 28) as i8 * 2 - 1;
+                    }
+                }
+                out.len += BLOCK;
+            } else {
+                for word in words {
+                    if self.is_event(word) {
+                        out.push::<COLS>(x_of(word), y_of(word), state.clock + low_of(word), word >> 28 == 1);
+                    } else if word >> 28 == TIME_HIGH {
+                        state.tick(i64::from(word & 0x0FFF_FFFF) << 6, Self::PERIOD, i64::from(Self::NEAR) << 6);
+                    }
+                }
+            }
+            consumed += 4 * BLOCK;
+        }
+        consumed + self.walk(state, bytes.get(consumed..).unwrap_or_default(), &mut super::word::Fill::<COLS>(out))
+    }
+
+    #[inline(always)]
+    fn count_blocks(&self, bytes: &[u8]) -> Option<Counts> {
+        let (mut events, mut triggers, mut outside) = (0_u64, 0_u64, 0_u32);
+        let (blocks, rest) = bytes.as_chunks::<{ 4 * BLOCK }>();
+        let mut count = |words: &[[u8; 4]]| {
+            let (mut inside, mut edges) = (0_u32, 0_u32);
+            for word in words {
+                let word = u32::from_le_bytes(*word);
+                let (cd, event) = (word >> 28 < 2, self.is_event(word));
+                inside += u32::from(event);
+                outside |= u32::from(cd & !event);
+                edges += u32::from(word >> 28 == EXT_TRIGGER);
+            }
+            events += u64::from(inside);
+            triggers += u64::from(edges);
+        };
+        blocks.iter().for_each(|block| count(block.as_chunks().0));
+        count(rest.as_chunks().0);
+        (outside == 0).then_some(Counts { events, triggers })
+    }
+
+    #[inline(always)]
+    fn scan_blocks(bytes: &[u8]) -> Option<TimeScan> {
+        let words = bytes.as_chunks::<4>().0;
+        let first = words.iter().position(|word| u32::from_le_bytes(*word) >> 28 == TIME_HIGH)?;
+        let mut last = u32::from_le_bytes(*words.get(first)?);
+        let mut scan = TimeScan::new(last & 0x0FFF_FFFF);
+        for block in words.get(first..)?.chunks(BLOCK) {
+            let news = |word: &[u8; 4], last: u32| {
+                let word = u32::from_le_bytes(*word);
+                (word >> 28 == TIME_HIGH) & (word != last)
+            };
+            if block.iter().fold(false, |any, word| any | news(word, last)) {
+                for word in block {
+                    if news(word, last) {
+                        last = u32::from_le_bytes(*word);
+                        scan.push::<Self>(last & 0x0FFF_FFFF);
+                    }
+                }
+            }
+        }
+        Some(scan)
+    }
+}
+
+impl Encoding for Evt2 {
+    const NAME: &'static str = "evt2";
+    const TIME_BITS: u32 = 28;
+    const TIME_SHIFT: u32 = 6;
+
+    fn word_bytes(&self) -> usize {
+        4
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn load(&self, bytes: &[u8]) -> u64 {
+        u32_at(bytes).into()
+    }
+
+    fn time(&self, word: u64) -> Option<u32> {
+        (word >> 28 == u64::from(TIME_HIGH)).then_some(word as u32 & 0x0FFF_FFFF)
+    }
+
+    fn is_foreign(&self, word: u64) -> bool {
+        match word >> 28 {
+            0x0 | 0x1 => !self.is_event(word as u32),
+            0x8 | 0xA | 0xD | 0xE | 0xF => false,
+            _ => true,
+        }
+    }
+
+    #[inline(always)]
+    fn walk<S: Sink>(&self, state: &mut State, bytes: &[u8], sink: &mut S) -> usize {
+        for (index, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            let word = u32::from_le_bytes(*word);
+            match word >> 28 {
+                0x0 | 0x1 => {
+                    if !sink.fits(1) {
+                        return 4 * index;
+                    }
+                    let (x, y) = (x_of(word), y_of(word));
+                    if !state.timed {
+                        sink.dropped(ProblemCode::BeforeFirstTime, 1, 4 * index);
+                    } else if self.limits.contains(x, y) {
+                        sink.event(x, y, state.clock + low_of(word), word >> 28 == 1);
+                    } else {
+                        sink.dropped(ProblemCode::OutOfBounds, 1, 4 * index);
+                    }
+                }
+                TIME_HIGH => state.tick(i64::from(word & 0x0FFF_FFFF) << 6, Self::PERIOD, i64::from(Self::NEAR) << 6),
+                EXT_TRIGGER if state.timed => sink.trigger((word >> 8 & 0x1F) as u8, word & 1 == 1, state.clock + low_of(word)),
+                EXT_TRIGGER => sink.dropped(ProblemCode::TriggerBeforeFirstTime, 1, 4 * index),
+                _ => {}
+            }
+        }
+        bytes.len() / 4 * 4
+    }
+
+    fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
+        simd::run(|| Self::scan_blocks(bytes))
+    }
+
+    fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
+        let regular = if state.timed { simd::run(|| self.count_blocks(bytes)) } else { None };
+        regular.unwrap_or_else(|| self.count_by_walking(&mut state.clone(), bytes, offset, problems))
+    }
+
+    fn fill<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+        simd::run(|| self.fill_blocks::<COLS>(state, bytes, out))
+    }
+}

@@ -1,0 +1,269 @@
+//! EVT3: 16-bit little-endian words; each carries a part of the state of the next event.
+//!
+//! | type, bits 15..12 | word | content |
+//! |---|---|---|
+//! | 0x0 | EVT_ADDR_Y | row in 10..0, origin camera in 11 |
+//! | 0x1 | EM ADDR_Y | row of exposure measurement: no events until the next EVT_ADDR_Y |
+//! | 0x2 | EVT_ADDR_X | column in 10..0, polarity in 11: one event |
+//! | 0x3 | VECT_BASE_X | column in 10..0, polarity in 11 |
+//! | 0x4, 0x5 | VECT_12, VECT_8 | mask of the next 12 or 8 columns |
+//! | 0x6, 0x8 | EVT_TIME_LOW, EVT_TIME_HIGH | time, bits 11..0 and 23..12 |
+//! | 0xA | EXT_TRIGGER | id in 11..8, value in 0 |
+//! | 0x7, 0xE, 0xF | CONTINUED_4, OTHERS, CONTINUED_12 | |
+//!
+//! <https://docs.prophesee.ai/stable/data/encoding_formats/evt3.html>
+
+use super::word::{Counts, Encoding, Fill, Limits, Sink, State, TimeScan, u16_at};
+use crate::columns::Slots;
+use crate::problem::{ProblemCode, Problems};
+use crate::simd;
+
+pub(super) const ADDR_Y: u16 = 0x0;
+pub(super) const EM_ADDR_Y: u16 = 0x1;
+pub(super) const ADDR_X: u16 = 0x2;
+pub(super) const VECT_BASE_X: u16 = 0x3;
+pub(super) const VECT_12: u16 = 0x4;
+pub(super) const VECT_8: u16 = 0x5;
+pub(super) const TIME_LOW: u16 = 0x6;
+pub(super) const TIME_HIGH: u16 = 0x8;
+pub(super) const EXT_TRIGGER: u16 = 0xA;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Evt3 {
+    limits: Limits,
+}
+
+/// The vector base after `columns` more; bases past every sensor are all the same.
+#[inline(always)]
+pub(super) fn advance(base: u16, columns: u16) -> u16 {
+    (base + columns).min(4095)
+}
+
+impl Evt3 {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits }
+    }
+
+    #[inline(always)]
+    fn scan_blocks(bytes: &[u8]) -> Option<TimeScan> {
+        let words = bytes.as_chunks::<2>().0;
+        let first = words.iter().position(|word| u16::from_le_bytes(*word) >> 12 == TIME_HIGH)?;
+        let mut last = u16::from_le_bytes(*words.get(first)?);
+        let mut scan = TimeScan::new(u32::from(last & 0xFFF));
+        for block in words.get(first..)?.chunks(64) {
+            let news = |word: &[u8; 2], last: u16| {
+                let word = u16::from_le_bytes(*word);
+                (word >> 12 == TIME_HIGH) & (word != last)
+            };
+            if block.iter().fold(false, |any, word| any | news(word, last)) {
+                for word in block {
+                    if news(word, last) {
+                        last = u16::from_le_bytes(*word);
+                        scan.push::<Self>(u32::from(last & 0xFFF));
+                    }
+                }
+            }
+        }
+        Some(scan)
+    }
+
+    #[inline(always)]
+    fn vector<S: Sink>(&self, state: &mut State, mask: u16, columns: u16, at: usize, sink: &mut S) -> bool {
+        let mask = u32::from(mask);
+        let code = match state {
+            State { cd: false, .. } => None,
+            State { timed: false, .. } => Some(ProblemCode::BeforeFirstTime),
+            State { row_known: false, .. } => Some(ProblemCode::BeforeFirstRow),
+            State { base_known: false, .. } => Some(ProblemCode::BeforeFirstBase),
+            _ => {
+                let mut inside = if state.row < self.limits.height { self.limits.clip(state.base, mask) } else { 0 };
+                if !sink.fits(inside.count_ones()) {
+                    return false;
+                }
+                let outside = mask ^ inside;
+                while inside != 0 {
+                    sink.event(state.base + inside.trailing_zeros() as u16, state.row, state.clock + i64::from(state.time_low), state.base_on);
+                    inside &= inside - 1;
+                }
+                if outside != 0 {
+                    sink.dropped(ProblemCode::OutOfBounds, outside.count_ones(), at);
+                }
+                None
+            }
+        };
+        if let Some(code) = code
+            && mask != 0
+        {
+            sink.dropped(code, mask.count_ones(), at);
+        }
+        state.base = advance(state.base, columns);
+        true
+    }
+}
+
+impl Encoding for Evt3 {
+    const NAME: &'static str = "evt3";
+    const TIME_BITS: u32 = 12;
+    const TIME_SHIFT: u32 = 12;
+
+    fn word_bytes(&self) -> usize {
+        2
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn load(&self, bytes: &[u8]) -> u64 {
+        u16_at(bytes).into()
+    }
+
+    fn time(&self, word: u64) -> Option<u32> {
+        (word >> 12 == u64::from(TIME_HIGH)).then_some(word as u32 & 0xFFF)
+    }
+
+    fn is_foreign(&self, word: u64) -> bool {
+        let word = word as u16;
+        match word >> 12 {
+            ADDR_Y => word & 0xFFF >= self.limits.height,
+            ADDR_X | VECT_BASE_X => word & 0x7FF >= self.limits.width,
+            EM_ADDR_Y | 0x9 | 0xB | 0xC | 0xD => true,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    fn walk<S: Sink>(&self, state: &mut State, bytes: &[u8], sink: &mut S) -> usize {
+        for (index, word) in bytes.as_chunks::<2>().0.iter().enumerate() {
+            let word = u16::from_le_bytes(*word);
+            let at = 2 * index;
+            match word >> 12 {
+                ADDR_Y => {
+                    state.row = word & 0xFFF;
+                    state.row_known = true;
+                    state.cd = true;
+                }
+                EM_ADDR_Y => state.cd = false,
+                ADDR_X if state.cd => {
+                    if !sink.fits(1) {
+                        return at;
+                    }
+                    let x = word & 0x7FF;
+                    if !state.timed {
+                        sink.dropped(ProblemCode::BeforeFirstTime, 1, at);
+                    } else if !state.row_known {
+                        sink.dropped(ProblemCode::BeforeFirstRow, 1, at);
+                    } else if self.limits.contains(x, state.row) {
+                        sink.event(x, state.row, state.clock + i64::from(state.time_low), word & 0x800 != 0);
+                    } else {
+                        sink.dropped(ProblemCode::OutOfBounds, 1, at);
+                    }
+                }
+                VECT_BASE_X => {
+                    state.base = word & 0x7FF;
+                    state.base_on = word & 0x800 != 0;
+                    state.base_known = true;
+                }
+                VECT_12 => {
+                    if !self.vector(state, word & 0xFFF, 12, at, sink) {
+                        return at;
+                    }
+                }
+                VECT_8 => {
+                    if !self.vector(state, word & 0xFF, 8, at, sink) {
+                        return at;
+                    }
+                }
+                TIME_LOW => state.time_low = word & 0xFFF,
+                TIME_HIGH => {
+                    let value = i64::from(word & 0xFFF) << 12;
+                    if !state.timed || state.clock & (Self::PERIOD - 1) != value {
+                        state.time_low = 0;
+                    }
+                    state.tick(value, Self::PERIOD, i64::from(Self::NEAR) << 12);
+                }
+                EXT_TRIGGER if state.timed => {
+                    sink.trigger((word >> 8 & 0xF) as u8, word & 1 == 1, state.clock + i64::from(state.time_low));
+                }
+                EXT_TRIGGER => sink.dropped(ProblemCode::TriggerBeforeFirstTime, 1, at),
+                _ => {}
+            }
+        }
+        bytes.len() / 2 * 2
+    }
+
+    fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
+        simd::run(|| Self::scan_blocks(bytes))
+    }
+
+    /// Reads backwards until row, vector base and low time are known, which is near in any real stream.
+    fn skim(&self, state: &mut State, bytes: &[u8]) {
+        let entry_high = state.timed.then_some((state.clock >> 12 & 0xFFF) as u16);
+        let (mut row, mut cd, mut base) = (None, None, None);
+        let mut columns = 0_u16;
+        // The low time in force at the end, and one that is if the high time has not changed since.
+        let (mut low, mut low_if_same) = (None, None);
+        let mut later_high: Option<u16> = None;
+        for word in bytes.as_chunks::<2>().0.iter().rev() {
+            let word = u16::from_le_bytes(*word);
+            let content = word & 0xFFF;
+            match word >> 12 {
+                ADDR_Y if row.is_none() => {
+                    row = Some(content);
+                    cd.get_or_insert(true);
+                }
+                EM_ADDR_Y => {
+                    cd.get_or_insert(false);
+                }
+                VECT_BASE_X if base.is_none() => base = Some((content & 0x7FF, content & 0x800 != 0)),
+                VECT_12 if base.is_none() => columns = advance(columns, 12),
+                VECT_8 if base.is_none() => columns = advance(columns, 8),
+                TIME_LOW if low.is_none() && low_if_same.is_none() => match later_high {
+                    None => low = Some(content),
+                    Some(_) => low_if_same = Some(content),
+                },
+                TIME_HIGH if low.is_none() => match (later_high, low_if_same) {
+                    (Some(later), Some(value)) => low = Some(if later == content { value } else { 0 }),
+                    (Some(later), None) if later != content => low = Some(0),
+                    _ => later_high = Some(content),
+                },
+                _ => {}
+            }
+            if row.is_some() && base.is_some() && low.is_some() {
+                break;
+            }
+        }
+        state.time_low = low.unwrap_or(match later_high {
+            Some(later) if entry_high != Some(later) => 0,
+            _ => low_if_same.unwrap_or(state.time_low),
+        });
+        if let Some(row) = row {
+            state.row = row;
+            state.row_known = true;
+        }
+        state.cd = cd.unwrap_or(state.cd);
+        if let Some((base, on)) = base {
+            state.base = base;
+            state.base_on = on;
+            state.base_known = true;
+        }
+        state.base = advance(state.base, columns);
+    }
+
+    fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
+        let mut state = *state;
+        #[cfg(target_arch = "x86_64")]
+        if simd::level() >= simd::Level::Avx512 {
+            return super::evt3_avx512::count(self, &mut state, bytes, offset, problems);
+        }
+        self.count_by_walking(&mut state, bytes, offset, problems)
+    }
+
+    fn fill<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if simd::level() >= simd::Level::Avx512 {
+            return super::evt3_avx512::fill::<COLS>(self, state, bytes, out);
+        }
+        simd::run(|| self.walk(state, bytes, &mut Fill::<COLS>(out)))
+    }
+}

@@ -1,0 +1,293 @@
+//! Prophesee RAW (EVT2, EVT2.1, EVT3, EVT4) and DAT: identification, opening, writing.
+
+use std::path::Path;
+
+use super::{Confidence, Format, Identity, looks_like};
+use crate::columns::{Slots, TriggerColumns};
+use crate::error::{Error, ErrorKind, Result};
+use crate::problem::Problems;
+use crate::scan::{Planner, Segment, Segmented};
+use crate::schema::{Columns, Geometry};
+
+mod dat;
+mod evt2;
+mod evt21;
+mod evt3;
+#[cfg(target_arch = "x86_64")]
+mod evt3_avx512;
+mod evt4;
+mod guess;
+mod header;
+mod timeline;
+mod word;
+pub(crate) mod writer;
+
+use dat::{Dat, Record};
+use evt2::Evt2;
+use evt3::Evt3;
+use evt4::Evt4;
+use evt21::Evt21;
+use header::Header;
+use word::{Encoding, Limits, State, Triggers};
+
+/// What identification found out about a file.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) identity: Identity,
+    pub(crate) header: Header,
+    /// EVT2.1: whether the halves of the words are swapped.
+    legacy: bool,
+}
+
+/// Tells what a Prophesee file is; `wanted` is the format the caller names.
+pub(crate) fn identify(head: &[u8], path: &Path, len: u64, wanted: Option<Format>) -> Result<Found> {
+    let header = Header::parse(head);
+    if header.unfinished && (head.len() as u64) < len {
+        return Err(Error::format("the header does not end")
+            .expecting("a line that does not start with `% `, or `% end`")
+            .but_found("no end of line")
+            .at(header.end as u64));
+    }
+    let payload = head.get(header.end..).unwrap_or_default();
+    let mut reasons = Vec::new();
+    let by_header = if header.fields.is_empty() { None } else { from_header(&header, payload, &mut reasons)? };
+    let (format, confidence) = match (wanted, by_header) {
+        (Some(wanted), found) => {
+            if let Some((found, _)) = found.filter(|(found, _)| *found != wanted) {
+                reasons.push(format!("the caller says {wanted}, against the header's {found}"));
+            } else {
+                reasons.push(format!("the caller says {wanted}"));
+            }
+            (wanted, Confidence::Certain)
+        }
+        (None, Some(found)) => found,
+        (None, None) => {
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+            let guess = guess::guess(payload, &extension, &mut reasons);
+            let Some(format) = guess else {
+                let looks = if header.fields.is_empty() { looks_like(head) } else { "a header that names no encoding, and a payload that fits none".to_owned() };
+                return Err(Error::format("not a recording that this version reads")
+                    .expecting("Prophesee RAW or DAT")
+                    .but_found(looks)
+                    .at(header.end as u64)
+                    .hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
+            };
+            (format, Confidence::Guess)
+        }
+    };
+    let legacy = format == Format::Evt21 && legacy_order(&header, payload, &mut reasons);
+    Ok(Found { identity: Identity { format, confidence, reasons }, header, legacy })
+}
+
+/// The format that a header names or implies.
+fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Result<Option<(Format, Confidence)>> {
+    if let Some(name) = header.format_name() {
+        reasons.push(format!("header field `format` is `{name}`"));
+        return match name.parse() {
+            Ok(format) => Ok(Some((format, Confidence::Certain))),
+            Err(_) => Err(Error::new(ErrorKind::Unsupported, "the header names an encoding that this library does not read")
+                .expecting("EVT2, EVT21, EVT3 or EVT4")
+                .but_found(format!("`{name}`"))),
+        };
+    }
+    if let Some(version) = header.get("evt") {
+        reasons.push(format!("header field `evt` is `{version}`"));
+        return match format!("evt{version}").parse() {
+            Ok(format) => Ok(Some((format, Confidence::Certain))),
+            Err(_) => Err(Error::new(ErrorKind::Unsupported, "the header names an encoding that this library does not read")
+                .expecting("`evt` 2.0, 2.1, 3.0 or 4.0")
+                .but_found(format!("`{version}`"))),
+        };
+    }
+    let dat_bytes = matches!(payload, [0 | 12 | 14 | 17, 8, ..] | [40, 28, ..]);
+    if header.get("Version").is_some() || header.get("Data").is_some_and(|value| value.starts_with("file containing")) {
+        reasons.push("header fields of a DAT file".to_owned());
+        return Ok(Some((Format::Dat, Confidence::Certain)));
+    }
+    if let Some(id) = header.system_id() {
+        let system = header::system(id).filter(|_| header.is_prophesee());
+        if let Some((name, sensor)) = system.and_then(|system| Some((system.encoding?, system.sensor))) {
+            reasons.push(format!("header field `system_ID` is {id}, a {sensor} sensor, whose encoding is {name}"));
+            return Ok(Some((name.parse()?, Confidence::Likely)));
+        }
+    }
+    for key in ["sensor_generation", "generation", "sensor_name", "plugin_name"] {
+        let Some(value) = header.get(key) else { continue };
+        let plain = value.to_ascii_lowercase();
+        let version = ["sensor_generation", "generation"].contains(&key);
+        let format = if plain.contains("gen3") || (version && plain.starts_with('3')) {
+            Format::Evt2
+        } else if plain.contains("gen4") || plain.contains("imx636") || (version && plain.starts_with('4')) {
+            Format::Evt3
+        } else {
+            continue;
+        };
+        reasons.push(format!("header field `{key}` is `{value}`, a sensor whose usual encoding is {format}"));
+        return Ok(Some((format, Confidence::Likely)));
+    }
+    if dat_bytes {
+        reasons.push(format!("record type and size of a DAT file ({}, {}) after the header", payload.first().unwrap_or(&0), payload.get(1).unwrap_or(&0)));
+        return Ok(Some((Format::Dat, Confidence::Likely)));
+    }
+    Ok(None)
+}
+
+/// Whether EVT2.1 words have their upper half first.
+fn legacy_order(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> bool {
+    if let Some(order) = header.format_option("endianness").or_else(|| header.get("endianness")) {
+        let legacy = order.eq_ignore_ascii_case("legacy");
+        reasons.push(format!("word order is `{order}`"));
+        return legacy;
+    }
+    if let Some(legacy) = guess::word_order(payload) {
+        reasons.push(format!("word order seen in the content: {}", if legacy { "legacy" } else { "little" }));
+        return legacy;
+    }
+    let legacy = header.is_prophesee() && header.system_id().is_none_or(|id| id != 0 && id < 0x37);
+    reasons.push(format!("word order by the sensor: {}", if legacy { "legacy" } else { "little" }));
+    legacy
+}
+
+/// The geometry of a recording: the caller's, the header's, or the sensor's.
+pub(crate) fn geometry(found: &Found, wanted: Option<Geometry>) -> Result<Option<Geometry>> {
+    if wanted.is_some() {
+        return Ok(wanted);
+    }
+    if let Some(stated) = found.header.stated_geometry()? {
+        return Ok(Some(stated));
+    }
+    let system = found.header.system_id().and_then(header::system).filter(|_| found.header.is_prophesee());
+    if let Some((width, height)) = system.and_then(|system| system.geometry) {
+        return Geometry::new(width.into(), height.into()).map(Some);
+    }
+    let generation = |key: &str| found.header.get(key).map(str::to_ascii_lowercase).unwrap_or_default();
+    let plugin = generation("plugin_name");
+    let sensor = generation("sensor_generation") + &generation("generation");
+    if plugin.contains("gen3") || sensor.starts_with('3') {
+        Geometry::new(640, 480).map(Some)
+    } else if plugin.contains("gen4") || plugin.contains("imx636") || sensor.starts_with('4') {
+        Geometry::new(1280, 720).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// What a visitor does with the encoding of a file.
+pub(crate) trait Visit {
+    type Output;
+    fn visit<F: Segmented<State = State>>(self, format: F) -> Self::Output;
+}
+
+/// Sets up the decoder of an identified file and hands it to `visit`.
+pub(crate) fn open<V: Visit>(found: &Found, head: &[u8], geometry: Option<Geometry>, visit: V) -> Result<V::Output> {
+    let start = found.header.end as u64;
+    let limits = Limits::new(geometry, Evt2::RANGE);
+    Ok(match found.identity.format {
+        Format::Evt2 => visit.visit(Raw { payload: start, encoding: Evt2::new(limits) }),
+        Format::Evt21 => visit.visit(Raw { payload: start, encoding: Evt21::new(limits, found.legacy) }),
+        Format::Evt3 => visit.visit(Raw { payload: start, encoding: Evt3::new(limits) }),
+        Format::Evt4 => visit.visit(Raw { payload: start, encoding: Evt4::new(limits) }),
+        Format::Dat => {
+            let limits = Limits::new(geometry, Dat::RANGE);
+            let (record, size, payload) = dat_layout(found, head)?;
+            visit.visit(Raw { payload, encoding: Dat::new(limits, record, size) })
+        }
+    })
+}
+
+/// Record kind and size of a DAT file, and where its records start.
+fn dat_layout(found: &Found, head: &[u8]) -> Result<(Record, u8, u64)> {
+    let start = found.header.end;
+    let payload = head.get(start..).unwrap_or_default();
+    if found.header.fields.is_empty() {
+        // Without a header there are no type and size bytes either. In version 1 the upper bits are never set.
+        let words = payload.as_chunks::<8>().0.iter().map(|record| (u64::from_le_bytes(*record) >> 32) as u32);
+        let narrow = words.clone().count() > 0 && words.clone().all(|word| word >> 18 == 0) && words.clone().any(|word| word >> 9 != 0);
+        return Ok((if narrow { Record::CdV1 } else { Record::CdV2 }, 8, start as u64));
+    }
+    let (kind, size) = match payload {
+        [kind, size, ..] => (*kind, *size),
+        _ => {
+            return Err(Error::format("the file ends before its records").expecting("record type and record size").but_found("the end of the file").at(start as u64));
+        }
+    };
+    let version = found.header.get("Version").unwrap_or("2");
+    let record = match (kind, version) {
+        (0 | 12, "1") => Record::CdV1,
+        (0 | 12, "2") => Record::CdV2,
+        (14, _) => Record::Trigger,
+        (0 | 12, _) => {
+            return Err(Error::new(ErrorKind::Unsupported, "unknown DAT version").expecting("1 or 2").but_found(format!("`{version}`")));
+        }
+        _ => {
+            return Err(Error::new(ErrorKind::Unsupported, "the records are not events")
+                .expecting("record type 0 or 12 (CD) or 14 (external trigger)")
+                .but_found(kind.to_string())
+                .at(start as u64));
+        }
+    };
+    if size < 8 {
+        return Err(Error::format("record size out of range").expecting("at least 8 bytes").but_found(size.to_string()).at(start as u64 + 1));
+    }
+    Ok((record, size, start as u64 + 2))
+}
+
+/// A file of one encoding.
+struct Raw<E> {
+    payload: u64,
+    encoding: E,
+}
+
+impl<E: Encoding> Segmented for Raw<E> {
+    type State = State;
+
+    fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    fn planner(&self) -> Box<dyn Planner<State = State>> {
+        Box::new(timeline::Timeline::new(self.encoding.clone()))
+    }
+
+    fn count(&self, segment: &mut Segment<State>, bytes: &[u8], problems: &mut Problems) {
+        let counts = self.encoding.count(&segment.state, bytes, segment.offset, problems);
+        segment.events = counts.events;
+        segment.triggers = counts.triggers;
+    }
+
+    fn fill(&self, columns: Columns, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+        word::fill_columns(&self.encoding, columns, state, bytes, out)
+    }
+
+    fn triggers(&self, state: &mut State, bytes: &[u8], out: &mut TriggerColumns) {
+        self.encoding.walk(state, bytes, &mut Triggers(out));
+    }
+
+    fn key(&self) -> String {
+        let Limits { width, height } = self.encoding.limits();
+        format!("{} {width}x{height}", E::NAME)
+    }
+
+    fn pack(state: &State) -> [u64; 2] {
+        let State { clock, timed, time_low, row, row_known, cd, base, base_on, base_known, vector: _ } = *state;
+        // Segments never start at an EVT4 mask, so `vector` is 0.
+        let flags = [timed, row_known, cd, base_on, base_known].into_iter().fold(0_u64, |flags, flag| flags << 1 | u64::from(flag));
+        [clock.cast_unsigned(), u64::from(time_low) | u64::from(row) << 16 | u64::from(base) << 32 | flags << 48]
+    }
+
+    fn unpack([clock, rest]: [u64; 2]) -> State {
+        let flag = |bit: u32| rest >> (48 + bit) & 1 == 1;
+        State {
+            clock: clock.cast_signed(),
+            timed: flag(4),
+            time_low: rest as u16,
+            row: (rest >> 16) as u16,
+            row_known: flag(3),
+            cd: flag(2),
+            base: (rest >> 32) as u16,
+            base_on: flag(1),
+            base_known: flag(0),
+            vector: 0,
+        }
+    }
+}

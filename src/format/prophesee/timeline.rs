@@ -1,0 +1,420 @@
+//! Cuts a Prophesee stream into segments with known entry state, and decides which time words to trust.
+//!
+//! A healthy stream's time words follow each other closely. One that does not is compared with the time words after
+//! it: a gap or a restarted clock goes on from the new time, a damaged word is contradicted by the next ones. Where
+//! in addition many words are foreign to the encoding, bytes have been lost or inserted: decoding stops and goes on
+//! at the first byte from which time words follow each other again, whatever its alignment. What is skipped is
+//! reported. All this depends on the bytes alone, never on how they are split.
+
+use rayon::prelude::*;
+
+use super::word::{Encoding, State, TimeScan, Words, forward, near};
+use crate::problem::{ProblemCode, Problems};
+use crate::scan::{Planner, Segment};
+
+/// Bytes looked ahead (and back) to judge a time word; the bound on what a planner holds back.
+pub(crate) const LOOK: usize = 1 << 20;
+/// Time words that decide.
+const WITNESSES: usize = 4;
+/// Bytes of a segment.
+const SEGMENT: usize = 256 << 10;
+/// Bytes of the first segment after a damaged place.
+const FIRST_SEGMENT: usize = 4 << 10;
+/// Foreign words that make damage likely, where they are also at least a quarter of all.
+const FOREIGN: usize = 8;
+
+pub(crate) struct Timeline<E> {
+    encoding: E,
+    state: State,
+    /// File offset from which bytes are being skipped.
+    lost_from: Option<u64>,
+    /// Bytes of the next segment.
+    segment: usize,
+}
+
+/// What to do about a time word that is not near the one before it.
+enum Verdict {
+    Trust,
+    /// Leave this word out.
+    SkipWord,
+    /// Leave everything out up to this position.
+    SkipTo(usize),
+    /// Stop at this position and search.
+    Lose(usize),
+    /// More bytes are needed to tell.
+    Wait,
+}
+
+enum Search {
+    Found(usize),
+    /// Not before this position; more bytes are needed to tell about it.
+    Wait(usize),
+    Nowhere,
+}
+
+/// The bytes of one call to `plan`.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    bytes: &'a [u8],
+    offset: u64,
+    last: bool,
+}
+
+impl<E: Encoding> Timeline<E> {
+    pub(crate) fn new(encoding: E) -> Self {
+        Self { encoding, state: State::START, lost_from: None, segment: SEGMENT }
+    }
+
+    /// The value of the last time word before `state`.
+    fn current(state: &State) -> Option<u32> {
+        state.timed.then_some((state.clock >> E::TIME_SHIFT) as u32 & (u32::MAX >> (32 - E::TIME_BITS)))
+    }
+
+    fn tick(&self, state: &mut State, value: u32) {
+        state.tick(i64::from(value) << E::TIME_SHIFT, E::PERIOD, i64::from(E::NEAR) << E::TIME_SHIFT);
+    }
+
+    /// Whether the words from `from` to `to` are too foreign for a healthy stream; the position of the first.
+    fn damage(&self, bytes: &[u8], from: usize, to: usize) -> Option<usize> {
+        let (mut first, mut foreign, mut words) = (None, 0, 0);
+        for (at, word) in Words::new(&self.encoding, bytes, from).take_while(|(at, _)| *at < to) {
+            if self.encoding.is_foreign(word) {
+                first.get_or_insert(at);
+                foreign += 1;
+            }
+            words += usize::from(first.is_some());
+        }
+        first.filter(|_| foreign >= FOREIGN && 4 * foreign >= words)
+    }
+
+    /// Judges the time word `value` at `at`, which is not near `current`; `span` is where the span of the time word
+    /// before it starts.
+    fn judge(&self, window: Window<'_>, span: usize, at: usize, value: u32, current: Option<u32>) -> Verdict {
+        let bytes = window.bytes;
+        let limit = bytes.len().min(at + LOOK);
+        let mut path = vec![value];
+        let mut places = vec![at];
+        for (place, word) in Words::new(&self.encoding, bytes, at).skip(1).take_while(|(place, _)| *place < limit) {
+            if let Some(value) = self.encoding.time(word) {
+                path.push(value);
+                places.push(place);
+                if path.len() > WITNESSES {
+                    break;
+                }
+            }
+        }
+        if path.len() <= WITNESSES && !window.last && bytes.len() - at < LOOK {
+            return Verdict::Wait;
+        }
+        let end = if path.len() > WITNESSES { places.last().copied().unwrap_or(limit) } else { limit };
+        let back = if at - span > LOOK { span + self.encoding.cut(bytes.get(span..).unwrap_or_default(), at - LOOK - span) } else { span };
+        if let Some(first) = self.damage(bytes, back, end) {
+            return Verdict::Lose(first.min(at));
+        }
+        // The time words should go ahead. Leaving out one that was damaged makes a step back disappear; leaving out
+        // the first after a gap or a restart of the clock does not.
+        let steps_back = |skip: usize| {
+            let times: Vec<_> = current.into_iter().chain(path.iter().skip(skip).copied()).collect();
+            times.windows(2).filter(|pair| steps_back::<E>(pair[0], pair[1])).count()
+        };
+        for skip in 1..=2 {
+            let left = path.len().saturating_sub(skip);
+            let enough = if current.is_some() { skip } else { 2 };
+            if left >= enough && steps_back(skip) < steps_back(0) {
+                return match (places.get(skip), path.get(skip)) {
+                    (Some(_), Some(next)) if skip == 1 && Some(*next) == current => Verdict::SkipWord,
+                    (Some(place), _) => Verdict::SkipTo(*place),
+                    _ => Verdict::Trust,
+                };
+            }
+        }
+        Verdict::Trust
+    }
+
+    /// Whether time words follow each other from `at` on; `None` if more bytes are needed to tell.
+    fn holds(&self, window: Window<'_>, at: usize) -> Option<bool> {
+        let bytes = window.bytes;
+        let Some(mut last) = bytes.get(at..at + self.encoding.word_bytes()).and_then(|word| self.encoding.time(self.encoding.load(word))) else {
+            return Some(false);
+        };
+        let limit = bytes.len().min(at + LOOK);
+        let (mut witnesses, mut foreign, mut words, mut foreign_before) = (0, 0, 0, 0);
+        for (position, word) in Words::new(&self.encoding, bytes, at).skip(1).take_while(|(position, _)| *position < limit) {
+            debug_assert!(position > at, "words follow each other");
+            words += 1;
+            foreign += usize::from(self.encoding.is_foreign(word));
+            if let Some(value) = self.encoding.time(word) {
+                let clean = foreign == foreign_before && forward::<E>(last, value) < 1 << (E::TIME_BITS - 4);
+                if !follows::<E>(last, value) && !clean {
+                    return Some(false);
+                }
+                (last, foreign_before) = (value, foreign);
+                witnesses += 1;
+            }
+            if foreign >= FOREIGN && 8 * foreign > words {
+                return Some(false);
+            }
+            if witnesses == WITNESSES {
+                return Some(true);
+            }
+        }
+        if !window.last && bytes.len() - at < LOOK {
+            return None;
+        }
+        Some(witnesses > 0)
+    }
+
+    /// The first position from `from` on at which decoding can go on.
+    fn search(&self, window: Window<'_>, from: usize) -> Search {
+        let end = window.bytes.len().saturating_sub(self.encoding.word_bytes() - 1);
+        for at in from..end {
+            match self.holds(window, at) {
+                Some(true) => return Search::Found(at),
+                Some(false) => {}
+                None => return Search::Wait(at),
+            }
+        }
+        if window.last { Search::Nowhere } else { Search::Wait(end.max(from)) }
+    }
+
+    /// Closes a segment whose words end with the clock at `exit`, and goes on there.
+    fn close(&mut self, window: Window<'_>, bytes: (usize, usize), exit: State, times: (i64, i64), plan: &mut Vec<Segment<State>>) {
+        let slice = window.bytes.get(bytes.0..bytes.1).unwrap_or_default();
+        if slice.is_empty() {
+            return;
+        }
+        plan.push(Segment {
+            offset: window.offset + bytes.0 as u64,
+            len: slice.len() as u64,
+            state: self.state,
+            events: 0,
+            triggers: 0,
+            first_us: times.0,
+            last_us: times.1.saturating_add(E::WITHIN),
+        });
+        self.encoding.skim(&mut self.state, slice);
+        (self.state.clock, self.state.timed) = (exit.clock, exit.timed);
+    }
+
+    /// Closes a segment in which all time words are near each other.
+    fn close_smooth(&mut self, window: Window<'_>, bytes: (usize, usize), scan: Option<TimeScan>, plan: &mut Vec<Segment<State>>) {
+        let mut exit = self.state;
+        let mut times = (exit.clock, exit.clock);
+        if let Some(scan) = scan {
+            self.tick(&mut exit, scan.first);
+            let at = |steps: i64| exit.clock + (steps << E::TIME_SHIFT);
+            times = (at(scan.lowest), at(scan.highest));
+            if self.state.timed {
+                times = (times.0.min(self.state.clock), times.1.max(self.state.clock));
+            }
+            exit.clock = at(scan.advance);
+        }
+        self.close(window, bytes, exit, times, plan);
+    }
+
+    /// Goes through one stretch word by word, judging every time word that is not near the one before it. Returns
+    /// where to go on, or where to wait.
+    fn step(&mut self, window: Window<'_>, from: usize, to: usize, span: usize, trusted: Option<usize>, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> Result<usize, usize> {
+        let (mut open, mut span) = (from, span);
+        let mut exit = self.state;
+        let mut times = if exit.timed { (exit.clock, exit.clock) } else { (i64::MAX, i64::MIN) };
+        let mut at = from;
+        while at < to {
+            let Some((_, word)) = Words::new(&self.encoding, window.bytes, at).next() else { break };
+            let next = at + self.encoding.stride(word);
+            if let Some(value) = self.encoding.time(word) {
+                let current = Self::current(&exit);
+                if trusted != Some(at) && !current.is_some_and(|current| near::<E>(current, value)) {
+                    let resume = match self.judge(window, span, at, value, current) {
+                        Verdict::Trust => None,
+                        Verdict::SkipWord => Some(next),
+                        Verdict::SkipTo(position) => Some(position),
+                        Verdict::Lose(position) => {
+                            self.close(window, (open, position.max(open)), exit, order(times), plan);
+                            self.rewind(window, position, exit, plan);
+                            self.lost_from = Some(window.offset + position as u64);
+                            return Ok(position);
+                        }
+                        Verdict::Wait => {
+                            let position = self.hold_back(window.bytes, span, at);
+                            self.close(window, (open, position.max(open)), exit, order(times), plan);
+                            self.rewind(window, position, exit, plan);
+                            return Err(position);
+                        }
+                    };
+                    if let Some(resume) = resume {
+                        self.close(window, (open, at), exit, order(times), plan);
+                        if resume > next {
+                            self.state.forget_position();
+                        }
+                        self.report(window.offset + at as u64, (resume - at) as u64, problems);
+                        times = (exit.clock, exit.clock);
+                        (open, at) = (resume, resume);
+                        if resume > to {
+                            return Ok(resume);
+                        }
+                        continue;
+                    }
+                }
+                self.tick(&mut exit, value);
+                times = (times.0.min(exit.clock), times.1.max(exit.clock));
+                span = at;
+            }
+            at = next;
+        }
+        let end = at.min(window.bytes.len());
+        self.close(window, (open, end), exit, order(times), plan);
+        Ok(end)
+    }
+
+    /// Takes back what was planned from `position` on; no time word stands between there and where `exit` is.
+    fn rewind(&mut self, window: Window<'_>, position: usize, exit: State, plan: &mut Vec<Segment<State>>) {
+        let offset = window.offset + position as u64;
+        while let Some(segment) = plan.pop_if(|segment| segment.offset + segment.len > offset) {
+            self.state = segment.state;
+            if segment.offset < offset {
+                let start = (segment.offset - window.offset) as usize;
+                self.encoding.skim(&mut self.state, window.bytes.get(start..position).unwrap_or_default());
+                plan.push(Segment { len: offset - segment.offset, ..segment });
+            }
+            (self.state.clock, self.state.timed) = (exit.clock, exit.timed);
+        }
+    }
+
+    fn report(&self, offset: u64, bytes: u64, problems: &mut Problems) {
+        let words = bytes.div_ceil(self.encoding.word_bytes() as u64);
+        problems.add(ProblemCode::LostSync, words, bytes, offset, || {
+            format!("{bytes} bytes ({words} words) skipped at byte {offset}: time words out of step")
+        });
+    }
+
+    /// Where the bytes at the end stop being sure: foreign words after the last time word may prove to be damage.
+    fn hold_back(&self, bytes: &[u8], from: usize, to: usize) -> usize {
+        let mut first = None;
+        for (at, word) in Words::new(&self.encoding, bytes, from).take_while(|(at, _)| *at < to) {
+            if self.encoding.time(word).is_some() {
+                first = None;
+            } else if self.encoding.is_foreign(word) && to - at < LOOK {
+                first.get_or_insert(at);
+            }
+        }
+        first.unwrap_or(to)
+    }
+}
+
+/// Whether time goes back from `from` to `to` by more than a healthy stream does.
+fn steps_back<E: Encoding>(from: u32, to: u32) -> bool {
+    forward::<E>(from, to) >> (E::TIME_BITS - 1) == 1 && !near::<E>(from, to)
+}
+
+/// Whether `to` follows `from` as in a sensor's stream, which repeats its time words every few microseconds.
+fn follows<E: Encoding>(from: u32, to: u32) -> bool {
+    near::<E>(from, to) && (forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8)
+}
+
+/// Times of a stretch without time words are those of its entry.
+fn order((first, last): (i64, i64)) -> (i64, i64) {
+    if first <= last { (first, last) } else { (0, 0) }
+}
+
+impl<E: Encoding> Planner for Timeline<E> {
+    type State = State;
+
+    fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> usize {
+        let window = Window { bytes, offset, last };
+        let mut at = 0;
+        // Where the span of the time word before `at` starts, as far as it is in the window.
+        let mut span = 0;
+        // The time word at which a search ended: it needs no other word's support.
+        let mut trusted = None;
+        loop {
+            if let Some(lost_from) = self.lost_from {
+                match self.search(window, at) {
+                    Search::Found(position) => {
+                        let lost = offset + position as u64 - lost_from;
+                        self.report(lost_from, lost, problems);
+                        self.lost_from = None;
+                        if lost > 0 {
+                            self.state.forget_position();
+                        }
+                        (at, span, self.segment) = (position, position, FIRST_SEGMENT);
+                        trusted = Some(position);
+                    }
+                    Search::Wait(position) => return position,
+                    Search::Nowhere => {
+                        self.report(lost_from, offset + bytes.len() as u64 - lost_from, problems);
+                        self.lost_from = None;
+                        return bytes.len();
+                    }
+                }
+            }
+            let word = self.encoding.word_bytes();
+            let whole = self.encoding.complete(bytes, at, at + (bytes.len() - at) / word * word);
+            let end = if last { whole } else { self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole) };
+            if at >= end {
+                if last && whole < bytes.len() {
+                    let (rest, place) = ((bytes.len() - whole) as u64, offset + whole as u64);
+                    problems.add(ProblemCode::Truncated, 1, rest, place, || format!("{rest} bytes of an unfinished word at byte {place}"));
+                    return bytes.len();
+                }
+                return at;
+            }
+            let cuts = self.cuts(bytes, at, end);
+            let stretches: Vec<_> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
+            let scans: Vec<_> = stretches
+                .par_iter()
+                .map(|&(from, to)| self.encoding.scan_times(bytes.get(from..to).unwrap_or_default()))
+                .collect();
+            for ((from, to), scan) in stretches.into_iter().zip(scans) {
+                let smooth = scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
+                if smooth {
+                    self.close_smooth(window, (from, to), scan, plan);
+                    if scan.is_some() {
+                        span = self.last_time(bytes, from, to).unwrap_or(from);
+                    }
+                    at = to;
+                    continue;
+                }
+                match self.step(window, from, to, span, trusted, plan, problems) {
+                    Ok(position) => at = position,
+                    Err(position) => return position,
+                }
+                if self.lost_from.is_some() || at != to {
+                    self.segment = FIRST_SEGMENT;
+                    span = at;
+                    break;
+                }
+                span = self.last_time(bytes, from, to).unwrap_or(span);
+            }
+        }
+    }
+}
+
+impl<E: Encoding> Timeline<E> {
+    /// The last time word of a stretch.
+    fn last_time(&self, bytes: &[u8], from: usize, to: usize) -> Option<usize> {
+        let word = self.encoding.word_bytes();
+        let mut at = from + (to - from) / word * word;
+        while at > from {
+            at -= word;
+            let is_time = bytes.get(at..at + word).is_some_and(|bytes| self.encoding.time(self.encoding.load(bytes)).is_some());
+            if is_time && self.encoding.cut(bytes.get(from..).unwrap_or_default(), at - from) == at - from {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Positions that cut `at..end` into stretches.
+    fn cuts(&mut self, bytes: &[u8], at: usize, end: usize) -> Vec<usize> {
+        let mut cuts = vec![at];
+        let mut from = at;
+        while from < end {
+            let rest = bytes.get(from..end).unwrap_or_default();
+            from += if rest.len() <= self.segment { rest.len() } else { self.encoding.cut(rest, self.segment) };
+            self.segment = (2 * self.segment).min(SEGMENT);
+            cuts.push(from);
+        }
+        cuts
+    }
+}

@@ -1,0 +1,172 @@
+//! What a reader skipped, dropped or repaired, with exact counts and the place of the first.
+
+/// How much a problem costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Severity {
+    /// Nothing of the recording is lost.
+    Note,
+    /// Bytes or events of the recording are lost.
+    Loss,
+}
+
+impl Severity {
+    /// Lower-case name, as in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+/// Kinds of problem; the names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ProblemCode {
+    /// Events before the first time word: their time is unknown, they are dropped.
+    BeforeFirstTime,
+    /// External triggers before the first time word: dropped.
+    TriggerBeforeFirstTime,
+    /// EVT3 events before the first row address (of the file, or after lost bytes): dropped.
+    BeforeFirstRow,
+    /// EVT3 vector events before the first vector base (of the file, or after lost bytes): dropped.
+    BeforeFirstBase,
+    /// Events outside the sensor geometry: dropped.
+    OutOfBounds,
+    /// Words skipped because the time words around them could not be trusted.
+    LostSync,
+    /// The file ends inside a word or record: the rest is left out.
+    Truncated,
+    /// An index saved beside the recording did not fit it and was ignored.
+    StaleIndex,
+}
+
+impl ProblemCode {
+    /// Stable upper-case name, as in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BeforeFirstTime => "BEFORE_FIRST_TIME",
+            Self::TriggerBeforeFirstTime => "TRIGGER_BEFORE_FIRST_TIME",
+            Self::BeforeFirstRow => "BEFORE_FIRST_ROW",
+            Self::BeforeFirstBase => "BEFORE_FIRST_BASE",
+            Self::OutOfBounds => "OUT_OF_BOUNDS",
+            Self::LostSync => "LOST_SYNC",
+            Self::Truncated => "TRUNCATED",
+            Self::StaleIndex => "STALE_INDEX",
+        }
+    }
+
+    /// What `count` counts.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds => "events",
+            Self::TriggerBeforeFirstTime => "triggers",
+            Self::LostSync => "words",
+            Self::Truncated => "tails",
+            Self::StaleIndex => "files",
+        }
+    }
+
+    /// How much it costs.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::StaleIndex => Severity::Note,
+            _ => Severity::Loss,
+        }
+    }
+}
+
+/// One kind of problem in a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// What happened.
+    pub code: ProblemCode,
+    /// How often, in [`ProblemCode::unit`]s; exact.
+    pub count: u64,
+    /// Bytes of the file that are lost by it, where it is bytes that are lost.
+    pub bytes: u64,
+    /// Byte offset of the first.
+    pub first_offset: u64,
+    /// The first few, in words.
+    pub examples: Vec<String>,
+}
+
+/// The problems of a recording, one entry a code, in order of first appearance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    entries: Vec<Problem>,
+}
+
+impl Problems {
+    /// Examples kept for each code.
+    pub const EXAMPLES: usize = 3;
+
+    /// Counts `count` more of `code`, the first of which stands at `offset`.
+    pub(crate) fn add(&mut self, code: ProblemCode, count: u64, bytes: u64, offset: u64, example: impl FnOnce() -> String) {
+        if count == 0 {
+            return;
+        }
+        let entry = match self.entries.iter_mut().find(|problem| problem.code == code) {
+            Some(entry) => entry,
+            None => {
+                self.entries.push(Problem { code, count: 0, bytes: 0, first_offset: offset, examples: Vec::new() });
+                let last = self.entries.len() - 1;
+                &mut self.entries[last]
+            }
+        };
+        entry.count += count;
+        entry.bytes += bytes;
+        entry.first_offset = entry.first_offset.min(offset);
+        if entry.examples.len() < Self::EXAMPLES {
+            entry.examples.push(example());
+        }
+    }
+
+    /// An entry as it was saved.
+    pub(crate) fn restore(&mut self, code: ProblemCode, count: u64, bytes: u64, first_offset: u64, examples: Vec<String>) {
+        self.entries.push(Problem { code, count, bytes, first_offset, examples });
+    }
+
+    /// Adds the problems of `other`, found later in the file.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for problem in &other.entries {
+            let mut examples = problem.examples.iter();
+            self.add(problem.code, problem.count, problem.bytes, problem.first_offset, || {
+                examples.next().cloned().unwrap_or_default()
+            });
+            if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == problem.code) {
+                let room = Self::EXAMPLES.saturating_sub(entry.examples.len());
+                entry.examples.extend(examples.take(room).cloned());
+            }
+        }
+    }
+
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether any bytes or events were lost.
+    #[must_use]
+    pub fn has_losses(&self) -> bool {
+        self.entries.iter().any(|problem| problem.code.severity() == Severity::Loss)
+    }
+
+    /// The entries.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.entries.iter()
+    }
+
+    /// The entry of `code`.
+    #[must_use]
+    pub fn get(&self, code: ProblemCode) -> Option<&Problem> {
+        self.entries.iter().find(|problem| problem.code == code)
+    }
+}

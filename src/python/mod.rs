@@ -1,0 +1,218 @@
+//! The extension module `evlib._evlib`: argument conversion, errors to exceptions, the GIL released around all work.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+
+use crate::error::Result;
+use crate::{Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange};
+
+mod arrow;
+mod errors;
+
+use arrow::{Batch, import};
+
+/// Rows of a problem table: code, severity, count, unit, bytes, first offset, examples.
+type ProblemRow = (&'static str, &'static str, u64, &'static str, u64, u64, Vec<String>);
+
+fn problem_rows(problems: &crate::Problems) -> Vec<ProblemRow> {
+    problems
+        .iter()
+        .map(|problem| {
+            let code = problem.code;
+            (code.name(), code.severity().name(), problem.count, code.unit(), problem.bytes, problem.first_offset, problem.examples.clone())
+        })
+        .collect()
+}
+
+/// A selection as Python gives it.
+#[derive(FromPyObject)]
+struct PySelection {
+    columns: Vec<String>,
+    time_range: (Option<i64>, Option<i64>),
+    region: Option<(i32, i32, i32, i32)>,
+    polarity: Option<i8>,
+    limit: Option<u64>,
+}
+
+impl PySelection {
+    fn into_selection(self) -> Result<Selection> {
+        let mut selection = Selection::default();
+        selection.columns = self.columns.iter().map(|name| Column::from_name(name)).collect::<Result<Columns>>()?;
+        selection.time_range = TimeRange::new(self.time_range.0, self.time_range.1);
+        selection.region = self.region.map(|(x, y, width, height)| Region::new(x, y, width, height));
+        selection.polarity = match self.polarity {
+            None => None,
+            Some(1) => Some(Polarity::On),
+            Some(-1) => Some(Polarity::Off),
+            Some(other) => return Err(crate::Error::invalid("unknown polarity").expecting("1 or -1").but_found(other.to_string())),
+        };
+        selection.limit = self.limit;
+        Ok(selection)
+    }
+}
+
+/// An open recording.
+#[pyclass(name = "Recording", module = "evlib._evlib", frozen)]
+struct PyRecording(Recording);
+
+#[pymethods]
+impl PyRecording {
+    #[getter]
+    fn format(&self) -> &'static str {
+        self.0.format().name()
+    }
+
+    #[getter]
+    fn confidence(&self) -> &'static str {
+        self.0.identity().confidence.name()
+    }
+
+    #[getter]
+    fn reasons(&self) -> Vec<String> {
+        self.0.identity().reasons.clone()
+    }
+
+    #[getter]
+    fn geometry(&self) -> Option<(u16, u16)> {
+        self.0.geometry().map(|geometry| (geometry.width(), geometry.height()))
+    }
+
+    #[getter]
+    fn metadata(&self) -> Vec<(String, String)> {
+        self.0.metadata().to_vec()
+    }
+
+    #[getter]
+    fn is_indexed(&self) -> bool {
+        self.0.is_indexed()
+    }
+
+    fn event_count(&self, py: Python<'_>) -> PyResult<u64> {
+        errors::run(py, || self.0.event_count())
+    }
+
+    fn trigger_count(&self, py: Python<'_>) -> PyResult<u64> {
+        errors::run(py, || self.0.trigger_count())
+    }
+
+    fn time_range(&self, py: Python<'_>) -> PyResult<Option<(i64, i64)>> {
+        errors::run(py, || self.0.time_range())
+    }
+
+    fn problems(&self, py: Python<'_>) -> PyResult<Vec<ProblemRow>> {
+        errors::run(py, || self.0.problems()).map(|problems| problem_rows(&problems))
+    }
+
+    fn save_index(&self, py: Python<'_>) -> PyResult<PathBuf> {
+        errors::run(py, || self.0.save_index())
+    }
+
+    fn triggers(&self, py: Python<'_>) -> PyResult<Batch> {
+        errors::run(py, || self.0.triggers()).map(|triggers| Batch::new(triggers.into_record_batch()))
+    }
+
+    fn read(&self, py: Python<'_>, selection: PySelection) -> PyResult<Batch> {
+        errors::run(py, || self.0.read(&selection.into_selection()?)).map(|events| Batch::new(events.to_record_batch()))
+    }
+
+    #[pyo3(signature = (selection, batch_rows=None, rows=None, duration_us=None))]
+    fn batches(&self, py: Python<'_>, selection: PySelection, batch_rows: Option<usize>, rows: Option<usize>, duration_us: Option<i64>) -> PyResult<PyBatches> {
+        let mut batches = errors::run(py, || self.0.batches(selection.into_selection()?))?;
+        if let Some(rows) = batch_rows {
+            batches = batches.with_about(rows);
+        }
+        if let Some(rows) = rows {
+            batches = batches.with_rows(rows);
+        }
+        if let Some(duration_us) = duration_us {
+            batches = batches.with_duration(duration_us);
+        }
+        Ok(PyBatches(Mutex::new(batches)))
+    }
+}
+
+/// An iterator of [`Batch`].
+#[pyclass(name = "Batches", module = "evlib._evlib", frozen)]
+struct PyBatches(Mutex<Batches>);
+
+#[pymethods]
+impl PyBatches {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        let next = errors::run(py, || self.0.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
+        Ok(next.map(|events| Batch::new(events.to_record_batch())))
+    }
+
+    fn problems(&self) -> Vec<ProblemRow> {
+        problem_rows(self.0.lock().unwrap_or_else(PoisonError::into_inner).problems())
+    }
+}
+
+/// A recording being written.
+#[pyclass(name = "Writer", module = "evlib._evlib", frozen)]
+struct PyWriter(Mutex<Option<crate::EventWriter>>);
+
+#[pymethods]
+impl PyWriter {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf, format: &str, geometry: (u32, u32), overwrite: bool) -> PyResult<Self> {
+        let writer = errors::run(py, || crate::EventWriter::create(path, format.parse()?, Geometry::new(geometry.0, geometry.1)?, overwrite))?;
+        Ok(Self(Mutex::new(Some(writer))))
+    }
+
+    /// Appends the events of an object with `__arrow_c_stream__`.
+    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let parts = import(data)?;
+        errors::run(py, || {
+            let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(writer) = writer.as_mut() else { return Err(crate::Error::invalid("the writer is finished")) };
+            parts.iter().try_for_each(|events| writer.write(events))
+        })
+    }
+
+    fn finish(&self, py: Python<'_>) -> PyResult<u64> {
+        errors::run(py, || match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(writer) => writer.finish(),
+            None => Err(crate::Error::invalid("the writer is finished")),
+        })
+    }
+
+    /// Drops what was written.
+    fn abort(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None))]
+fn open(py: Python<'_>, path: PathBuf, format: Option<&str>, geometry: Option<(u32, u32)>, threads: Option<usize>) -> PyResult<PyRecording> {
+    errors::run(py, || {
+        let mut options = OpenOptions::default();
+        options.format = format.map(str::parse::<Format>).transpose()?;
+        options.geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
+        options.threads = threads;
+        options.open(path)
+    })
+    .map(PyRecording)
+}
+
+#[pyfunction]
+fn identify(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, &'static str, Vec<String>)> {
+    let identity = errors::run(py, || crate::identify(path))?;
+    Ok((identity.format.name(), identity.confidence.name(), identity.reasons))
+}
+
+#[pymodule(gil_used = false)]
+mod _evlib {
+    #[pymodule_export]
+    use super::{Batch, PyBatches, PyRecording, PyWriter, identify, open};
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "the name that Python gives it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

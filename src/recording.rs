@@ -1,0 +1,511 @@
+//! `Recording`: a file that has been identified and can be read.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::ThreadPool;
+
+use crate::columns::{EventColumns, TriggerColumns};
+use crate::error::{Error, Result};
+use crate::format::{self, Format, Identity, prophesee};
+use crate::index;
+use crate::problem::{ProblemCode, Problems};
+use crate::scan::{self, BATCH_ROWS, Scan, Segmented, pool};
+use crate::schema::Geometry;
+use crate::selection::Selection;
+use crate::source::Source;
+
+/// How to open a recording, where the file does not say all or should not be asked.
+///
+/// ```
+/// # fn main() -> evlib::Result<()> {
+/// # let path = std::env::temp_dir().join(format!("evlib-doc-options-{}.raw", std::process::id()));
+/// # evlib::doc_recording(&path)?;
+/// let recording = evlib::OpenOptions::default()
+///     .with_format(evlib::Format::Evt3)
+///     .with_geometry(evlib::Geometry::new(1280, 720)?)
+///     .with_threads(2)
+///     .open(&path)?;
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// Format, for files whose content does not tell.
+    pub format: Option<Format>,
+    /// Sensor geometry, in place of the file's.
+    pub geometry: Option<Geometry>,
+    /// Threads that decode; all processors by default.
+    pub threads: Option<usize>,
+}
+
+impl OpenOptions {
+    /// Reads the file as this format.
+    #[must_use]
+    pub fn with_format(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Takes this sensor geometry in place of the file's.
+    #[must_use]
+    pub fn with_geometry(mut self, geometry: Geometry) -> Self {
+        self.geometry = Some(geometry);
+        self
+    }
+
+    /// Decodes with this many threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Opens a recording; reads only the head of the file.
+    ///
+    /// # Errors
+    /// As [`Recording::open`]; `InvalidArgument` for 0 threads.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Recording> {
+        let path = path.as_ref();
+        self.open_path(path).map_err(|error| error.with_path(path))
+    }
+
+    fn open_path(&self, path: &Path) -> Result<Recording> {
+        let pool = LazyPool::new(self.threads)?;
+        let source = Source::open(path)?;
+        let head = source.head(format::HEAD)?;
+        let mut found = prophesee::identify(&head, path, source.len(), self.format)?;
+        let geometry = prophesee::geometry(&found, self.geometry)?;
+        let metadata = std::mem::take(&mut found.header.fields);
+        // The decoder needs to know whether there was a header, not what was in it.
+        found.header.fields.clone_from(&metadata);
+        let identity = found.identity.clone();
+        let reader = prophesee::open(&found, &head, geometry, Open(source))?;
+        Ok(Recording { path: path.to_path_buf(), identity, geometry, metadata, reader, pool })
+    }
+}
+
+struct Open(Source);
+
+impl prophesee::Visit for Open {
+    type Output = Arc<dyn Reader>;
+
+    fn visit<F: Segmented>(self, format: F) -> Arc<dyn Reader> {
+        Arc::new(SegmentReader { scan: Scan::new(self.0, format), stale: Mutex::new(None) })
+    }
+}
+
+/// The thread pool of a recording, started when there is something to decode.
+#[derive(Debug, Clone, Copy)]
+struct LazyPool(Option<usize>);
+
+impl LazyPool {
+    fn new(threads: Option<usize>) -> Result<Self> {
+        if threads == Some(0) {
+            return Err(Error::invalid("`threads` must be at least 1"));
+        }
+        Ok(Self(threads))
+    }
+
+    fn get(self) -> Result<Arc<ThreadPool>> {
+        pool(self.0)
+    }
+}
+
+/// What a format gives a [`Recording`].
+trait Reader: Send + Sync {
+    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns>;
+    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream>;
+    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns>;
+    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)>;
+    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>>;
+    fn problems(&self, pool: &ThreadPool) -> Result<Problems>;
+    fn is_indexed(&self) -> bool;
+    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf>;
+}
+
+/// A stream of batches of one recording.
+trait BatchStream: Send {
+    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
+    fn problems(&self) -> &Problems;
+}
+
+struct SegmentReader<F: Segmented> {
+    scan: Scan<F>,
+    /// Why a saved index was ignored.
+    stale: Mutex<Option<String>>,
+}
+
+impl<F: Segmented> SegmentReader<F> {
+    /// Takes the index saved beside the file, if there is one that fits.
+    fn load_index(&self) {
+        if self.scan.known_index().is_some() {
+            return;
+        }
+        match index::load(&self.scan.source, &self.scan.format) {
+            Ok(Some(index)) => self.scan.set_index(index),
+            Ok(None) => {}
+            Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
+        }
+    }
+}
+
+impl<F: Segmented> Reader for SegmentReader<F> {
+    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
+        self.load_index();
+        self.scan.read(selection, pool)
+    }
+
+    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
+        self.load_index();
+        let batches = self.scan.batches(selection);
+        Box::new(SegmentBatches { reader: self, batches })
+    }
+
+    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
+        self.load_index();
+        self.scan.triggers(pool)
+    }
+
+    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
+        self.load_index();
+        let index = self.scan.index(pool)?;
+        Ok((index.events(), index.triggers()))
+    }
+
+    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
+        self.load_index();
+        self.scan.time_range(pool)
+    }
+
+    fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
+        self.load_index();
+        let mut problems = self.scan.index(pool)?.problems.clone();
+        if let Some(reason) = &*self.stale.lock().unwrap_or_else(PoisonError::into_inner) {
+            problems.add(ProblemCode::StaleIndex, 1, 0, 0, || reason.clone());
+        }
+        Ok(problems)
+    }
+
+    fn is_indexed(&self) -> bool {
+        self.load_index();
+        self.scan.known_index().is_some()
+    }
+
+    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf> {
+        let index = self.scan.index(pool)?;
+        index::save(&self.scan.source, &self.scan.format, index)
+    }
+}
+
+struct SegmentBatches<F: Segmented> {
+    reader: Arc<SegmentReader<F>>,
+    batches: scan::Batches<F>,
+}
+
+impl<F: Segmented> BatchStream for SegmentBatches<F> {
+    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        self.batches.next(&self.reader.scan, rows, pool)
+    }
+
+    fn problems(&self) -> &Problems {
+        self.batches.problems()
+    }
+}
+
+/// A recording: what it is, and its streams.
+///
+/// Opening reads only the head of the file. Event count, time range, triggers and problems need one pass over the
+/// file, which builds a segment index and is done once; with the index, time ranges are found without reading the
+/// rest.
+///
+/// ```
+/// # fn main() -> evlib::Result<()> {
+/// # let path = std::env::temp_dir().join(format!("evlib-doc-recording-{}.raw", std::process::id()));
+/// # evlib::doc_recording(&path)?;
+/// let recording = evlib::Recording::open(&path)?;
+/// println!("{} {:?}", recording.format(), recording.geometry());
+/// let mut events = 0;
+/// for batch in recording.batches(evlib::Selection::default())? {
+///     events += batch?.len() as u64;
+/// }
+/// assert_eq!(events, recording.event_count()?);
+/// assert!(recording.problems()?.is_empty());
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+pub struct Recording {
+    path: PathBuf,
+    identity: Identity,
+    geometry: Option<Geometry>,
+    metadata: Vec<(String, String)>,
+    reader: Arc<dyn Reader>,
+    pool: LazyPool,
+}
+
+impl Recording {
+    /// Opens a recording; reads only the head of the file.
+    ///
+    /// # Errors
+    /// `Io` if the file cannot be read, `Format` if it is not a recording, `Unsupported` for an encoding or record
+    /// type that is known but not decoded.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        OpenOptions::default().open(path)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its format.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.identity.format
+    }
+
+    /// Its format, how sure that is, and why.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Size of the sensor, if the caller, the header or the sensor's name says it.
+    #[must_use]
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.geometry
+    }
+
+    /// Header fields in file order.
+    #[must_use]
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    /// The selected events as one set of columns, in file order, decoded in parallel.
+    ///
+    /// # Errors
+    /// `Io`; `Truncated` if the file shrinks while it is read.
+    pub fn read(&self, selection: &Selection) -> Result<EventColumns> {
+        self.reader.read(selection, &*self.pool.get()?)
+    }
+
+    /// The selected events batch by batch, in file order, with memory bounded by a few batches.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the threads cannot be started. Errors of reading come with the batches.
+    pub fn batches(&self, selection: Selection) -> Result<Batches> {
+        let stream = Arc::clone(&self.reader).batches(&selection);
+        Ok(Batches { stream, pool: self.pool.get()?, size: Size::About(BATCH_ROWS), columns: selection.columns, held: Vec::new(), window_end: None, done: false })
+    }
+
+    /// The external triggers. Costs the index pass and the decoding of the segments that hold any.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn triggers(&self) -> Result<TriggerColumns> {
+        self.reader.triggers(&*self.pool.get()?)
+    }
+
+    /// Number of events. Costs the index pass, once.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn event_count(&self) -> Result<u64> {
+        Ok(self.reader.counts(&*self.pool.get()?)?.0)
+    }
+
+    /// Number of external triggers. Costs the index pass, once.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn trigger_count(&self) -> Result<u64> {
+        Ok(self.reader.counts(&*self.pool.get()?)?.1)
+    }
+
+    /// Earliest and latest event time in microseconds. Costs the index pass, once, and the decoding of the outermost
+    /// segments.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn time_range(&self) -> Result<Option<(i64, i64)>> {
+        self.reader.time_range(&*self.pool.get()?)
+    }
+
+    /// What decoding skips, drops or repairs in this file. Costs the index pass, once.
+    ///
+    /// # Errors
+    /// As [`Recording::read`].
+    pub fn problems(&self) -> Result<Problems> {
+        self.reader.problems(&*self.pool.get()?)
+    }
+
+    /// Whether the segment index is there, so that counts and time ranges cost no pass over the file.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        self.reader.is_indexed()
+    }
+
+    /// Saves the segment index beside the recording, as its name and `.evlib-index`; later openings use it as long
+    /// as size, modification time and header of the recording are the same.
+    ///
+    /// # Errors
+    /// As [`Recording::read`]; `Io` if the index cannot be written.
+    pub fn save_index(&self) -> Result<PathBuf> {
+        self.reader.save_index(&*self.pool.get()?)
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("path", &self.path).field("format", &self.format()).field("geometry", &self.geometry).finish_non_exhaustive()
+    }
+}
+
+/// How long batches are.
+enum Size {
+    /// Whatever decoding makes of about this many rows.
+    About(usize),
+    /// Exactly this many rows, but for the last batch.
+    Rows(usize),
+    /// Windows of this many microseconds, in file order.
+    Duration(i64),
+}
+
+/// The events of a recording, batch by batch.
+pub struct Batches {
+    stream: Box<dyn BatchStream>,
+    pool: Arc<ThreadPool>,
+    size: Size,
+    columns: crate::Columns,
+    /// Decoded events that are not given out yet, in order.
+    held: Vec<EventColumns>,
+    /// End of the current time window.
+    window_end: Option<i64>,
+    done: bool,
+}
+
+impl Batches {
+    /// Makes batches of about `rows` rows, whatever is decoded at a time without a copy.
+    #[must_use]
+    pub fn with_about(mut self, rows: usize) -> Self {
+        self.size = Size::About(rows.max(1));
+        self
+    }
+
+    /// Makes every batch but the last exactly `rows` rows long.
+    ///
+    /// Batches that lie within what is decoded at a time share its memory, the others are copied.
+    #[must_use]
+    pub fn with_rows(mut self, rows: usize) -> Self {
+        self.size = Size::Rows(rows.max(1));
+        self
+    }
+
+    /// Makes every batch a window of `duration_us` microseconds, counted from the first event's time.
+    ///
+    /// The stream stays in file order: an event belongs to the current window unless its time is at or after the
+    /// window's end. Windows without events give empty batches; where more than [`Batches::EMPTY_WINDOWS`] would
+    /// follow each other, they are left out and windows go on at the next event, still a multiple of the duration
+    /// from the first. Needs the timestamp column.
+    #[must_use]
+    pub fn with_duration(mut self, duration_us: i64) -> Self {
+        self.size = Size::Duration(duration_us.max(1));
+        self
+    }
+
+    /// Empty time windows in a row that are given as empty batches.
+    pub const EMPTY_WINDOWS: i64 = 1 << 16;
+
+    /// What was skipped or dropped in the part of the recording read so far.
+    #[must_use]
+    pub fn problems(&self) -> &Problems {
+        self.stream.problems()
+    }
+
+    fn fetch(&mut self, rows: usize) -> Result<Option<EventColumns>> {
+        if self.done {
+            return Ok(None);
+        }
+        let batch = self.stream.next(rows, &self.pool);
+        self.done = !matches!(batch, Ok(Some(_)));
+        batch
+    }
+
+    fn next_rows(&mut self, rows: usize) -> Result<Option<EventColumns>> {
+        let mut have: usize = self.held.iter().map(EventColumns::len).sum();
+        while have < rows {
+            let Some(batch) = self.fetch((rows - have).min(BATCH_ROWS))? else { break };
+            have += batch.len();
+            self.held.push(batch);
+        }
+        let mut parts = Vec::new();
+        let mut wanted = rows.min(have);
+        while wanted > 0 {
+            let first = self.held.remove(0);
+            if first.len() > wanted {
+                self.held.insert(0, first.slice(wanted, first.len() - wanted));
+                parts.push(first.slice(0, wanted));
+                break;
+            }
+            wanted -= first.len();
+            parts.push(first);
+        }
+        Ok((have > 0).then(|| EventColumns::concat(parts, self.columns)))
+    }
+
+    fn next_window(&mut self, duration: i64) -> Result<Option<EventColumns>> {
+        let mut parts = Vec::new();
+        loop {
+            if self.held.is_empty() {
+                match self.fetch(BATCH_ROWS)? {
+                    Some(batch) => self.held.push(batch),
+                    None => return Ok((!parts.is_empty()).then(|| EventColumns::concat(parts, self.columns))),
+                }
+            }
+            let batch = self.held.remove(0);
+            let Some(first) = batch.timestamp().first().copied() else {
+                return Err(Error::invalid("batches by duration need the timestamp column"));
+            };
+            let end = *self.window_end.get_or_insert(first.saturating_add(duration));
+            let inside = batch.timestamp().iter().position(|t| *t >= end);
+            let Some(inside) = inside else {
+                parts.push(batch);
+                continue;
+            };
+            if inside > 0 {
+                parts.push(batch.slice(0, inside));
+            }
+            let next = batch.timestamp().get(inside).copied().unwrap_or(end);
+            let skipped = (next - end) / duration;
+            self.window_end = Some(end.saturating_add(if parts.is_empty() && skipped > Self::EMPTY_WINDOWS { (skipped + 1).saturating_mul(duration) } else { duration }));
+            self.held.insert(0, batch.slice(inside, batch.len() - inside));
+            if parts.is_empty() && skipped > Self::EMPTY_WINDOWS {
+                continue;
+            }
+            return Ok(Some(EventColumns::concat(parts, self.columns)));
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<EventColumns>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = match self.size {
+            Size::About(rows) => self.fetch(rows),
+            Size::Rows(rows) => self.next_rows(rows),
+            Size::Duration(duration) => self.next_window(duration),
+        };
+        if batch.is_err() {
+            self.done = true;
+            self.held.clear();
+        }
+        batch.transpose()
+    }
+}

@@ -1,0 +1,627 @@
+//! Segments, parallel decoding in order, batches.
+//!
+//! A [`Segmented`] format cuts a file into segments whose entry state is known. Whole reads decode them in parallel
+//! into one set of columns at exact offsets; batches decode a few at a time, so that memory is bounded by the
+//! segments in flight. Bytes are read by position into buffers that each thread reuses.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
+use crate::error::{Error, Result};
+use crate::problem::Problems;
+use crate::schema::{Column, Columns, TimeRange};
+use crate::selection::Selection;
+use crate::source::Source;
+
+/// Bytes read at a time for planning a whole file.
+const WINDOW: usize = 8 << 20;
+/// Bytes of the first window of a stream of batches, and of the later ones.
+const FIRST_WINDOW: usize = 64 << 10;
+const BATCH_WINDOW: usize = 2 << 20;
+/// Bytes a thread reads at a time.
+const READ: usize = 256 << 10;
+/// Rows decoded at a time before they are filtered.
+const SCRATCH_ROWS: usize = 16 << 10;
+/// Rows of a batch where the caller does not say.
+pub(crate) const BATCH_ROWS: usize = 512 << 10;
+/// Segments of an index; where a file would have more, neighbours are merged.
+const INDEX_SEGMENTS: usize = 1 << 16;
+
+/// A stretch of the file that can be decoded on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment<S> {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    /// What a decoder must know at its start.
+    pub(crate) state: S,
+    pub(crate) events: u64,
+    pub(crate) triggers: u64,
+    /// No event is earlier or later than these.
+    pub(crate) first_us: i64,
+    pub(crate) last_us: i64,
+}
+
+/// Finds the segments of a file from its bytes, in order.
+pub(crate) trait Planner: Send {
+    type State;
+
+    /// Plans the start of `bytes`, which stand at `offset`; `last` says that the file ends with them. Returns how many
+    /// bytes need not be shown again; 0 asks for a longer stretch. Segments have no counts yet.
+    fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<Self::State>>, problems: &mut Problems) -> usize;
+}
+
+/// A format whose files are cut into segments.
+pub(crate) trait Segmented: Send + Sync + 'static {
+    /// What a decoder must know to start in the middle.
+    type State: Copy + Send + Sync + PartialEq + std::fmt::Debug + 'static;
+
+    /// Byte at which the payload starts.
+    fn payload(&self) -> u64;
+
+    fn planner(&self) -> Box<dyn Planner<State = Self::State>>;
+
+    /// Counts the events and triggers of a segment, and what decoding it will drop.
+    fn count(&self, segment: &mut Segment<Self::State>, bytes: &[u8], problems: &mut Problems);
+
+    /// Decodes into `out` until the bytes end or a word's events do not fit; returns the bytes consumed.
+    fn fill(&self, columns: Columns, state: &mut Self::State, bytes: &[u8], out: &mut Slots<'_>) -> usize;
+
+    /// What the states of an index depend on beside the bytes.
+    fn key(&self) -> String;
+
+    /// A state as two numbers, for an index that is saved.
+    fn pack(state: &Self::State) -> [u64; 2];
+
+    /// The state that `pack` made these numbers of.
+    fn unpack(numbers: [u64; 2]) -> Self::State;
+
+    /// Decodes the external triggers of `bytes`.
+    fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
+}
+
+/// The segments of a whole file.
+#[derive(Debug, Clone)]
+pub(crate) struct Index<S> {
+    pub(crate) segments: Vec<Segment<S>>,
+    pub(crate) problems: Problems,
+}
+
+impl<S: Copy> Index<S> {
+    pub(crate) fn events(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.events).sum()
+    }
+
+    pub(crate) fn triggers(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.triggers).sum()
+    }
+
+    /// Merges neighbours that touch, two by two, until there are few enough.
+    fn coarsen(&mut self) {
+        while self.segments.len() > INDEX_SEGMENTS {
+            let before = self.segments.len();
+            let mut merged: Vec<Segment<S>> = Vec::with_capacity(before / 2 + 1);
+            let mut pair_open = false;
+            for segment in self.segments.drain(..) {
+                match merged.last_mut() {
+                    Some(last) if pair_open && last.offset + last.len == segment.offset => {
+                        last.len += segment.len;
+                        last.events += segment.events;
+                        last.triggers += segment.triggers;
+                        last.first_us = last.first_us.min(segment.first_us);
+                        last.last_us = last.last_us.max(segment.last_us);
+                        pair_open = false;
+                    }
+                    _ => {
+                        merged.push(segment);
+                        pair_open = true;
+                    }
+                }
+            }
+            self.segments = merged;
+            // Damaged places keep their neighbours apart.
+            if self.segments.len() > before / 10 * 9 {
+                break;
+            }
+        }
+    }
+}
+
+/// The thread pool for `threads` threads, or for all processors.
+///
+/// Pools belong to the process that made them: a forked child makes its own.
+pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
+    static POOLS: Mutex<Option<(u32, HashMap<usize, Arc<rayon::ThreadPool>>)>> = Mutex::new(None);
+    let threads = match threads {
+        Some(0) => return Err(Error::invalid("`threads` must be at least 1")),
+        Some(threads) => threads.min(256),
+        None => std::thread::available_parallelism().map_or(1, Into::into),
+    };
+    let process = std::process::id();
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if pools.as_ref().is_some_and(|(owner, _)| *owner != process) {
+        // The parent's worker threads do not exist here: its pools cannot be shut down, only left alone.
+        std::mem::forget(pools.take());
+    }
+    let (_, pools) = pools.get_or_insert_with(|| (process, HashMap::new()));
+    if let Some(pool) = pools.get(&threads) {
+        return Ok(Arc::clone(pool));
+    }
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("evlib-{index}"))
+        .build()
+        .map_err(|error| Error::invalid(format!("cannot start {threads} threads: {error}")))?;
+    let pool = Arc::new(pool);
+    pools.insert(threads, Arc::clone(&pool));
+    Ok(pool)
+}
+
+/// A segmented file and its index, once there is one.
+pub(crate) struct Scan<F: Segmented> {
+    pub(crate) source: Source,
+    pub(crate) format: F,
+    index: OnceLock<Index<F::State>>,
+}
+
+impl<F: Segmented> Scan<F> {
+    pub(crate) fn new(source: Source, format: F) -> Self {
+        Self { source, format, index: OnceLock::new() }
+    }
+
+    /// The index if it has been built or loaded.
+    pub(crate) fn known_index(&self) -> Option<&Index<F::State>> {
+        self.index.get()
+    }
+
+    /// Takes an index that was saved for this very file.
+    pub(crate) fn set_index(&self, index: Index<F::State>) {
+        let _already_built = self.index.set(index);
+    }
+
+    /// The index, built in one parallel pass over the file if need be.
+    pub(crate) fn index(&self, pool: &rayon::ThreadPool) -> Result<&Index<F::State>> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let index = pool.install(|| {
+            let mut windows = Windows::new(&self.format);
+            let mut index = Index { segments: Vec::new(), problems: Problems::default() };
+            while windows.next(self, WINDOW, &mut index)? {
+                index.coarsen();
+            }
+            index.segments.shrink_to_fit();
+            Ok::<_, Error>(index)
+        })?;
+        Ok(self.index.get_or_init(|| index))
+    }
+
+    /// Reads a segment piece by piece and gives each piece to `decode`, which returns the bytes it consumed.
+    fn pieces(&self, segment: &Segment<F::State>, mut decode: impl FnMut(&mut F::State, &[u8]) -> usize) -> Result<()> {
+        let mut state = segment.state;
+        let (mut offset, end) = (segment.offset, segment.offset + segment.len);
+        with_buffer(|buffer| {
+            while offset < end {
+                let len = usize::try_from(end - offset).unwrap_or(READ).min(READ);
+                buffer.resize(READ, 0);
+                let bytes = buffer.get_mut(..len).unwrap_or_default();
+                self.source.read_exact_at(bytes, offset)?;
+                let consumed = decode(&mut state, bytes);
+                if consumed == 0 {
+                    break;
+                }
+                offset += consumed as u64;
+            }
+            Ok(())
+        })
+    }
+
+    /// Decodes whole segments, whose counts are exact, into one set of columns.
+    fn decode_all(&self, segments: &[Segment<F::State>], columns: Columns, recycle: bool) -> Result<EventColumns> {
+        let rows: u64 = segments.iter().map(|segment| segment.events).sum();
+        let rows = usize::try_from(rows).map_err(|_| Error::invalid(format!("{rows} events do not fit the address space")))?;
+        let mut builder = ColumnsBuilder::new(rows, columns, recycle);
+        let mut rest = builder.slots();
+        let work: Vec<_> = segments
+            .iter()
+            .filter(|segment| segment.events > 0)
+            .map(|segment| (segment, rest.split_off_front(usize::try_from(segment.events).unwrap_or(usize::MAX))))
+            .collect();
+        work.into_par_iter().try_for_each(|(segment, mut slots)| {
+            self.pieces(segment, |state, bytes| self.format.fill(columns, state, bytes, &mut slots))?;
+            if slots.room() == 0 {
+                Ok(())
+            } else {
+                Err(Error::new(crate::ErrorKind::Truncated, "the file changed while it was read")
+                    .expecting(format!("{} events", segment.events))
+                    .but_found(format!("{}", slots.len))
+                    .at(segment.offset)
+                    .with_path(self.source.path()))
+            }
+        })?;
+        Ok(builder.finish(rows))
+    }
+
+    /// Decodes segments and keeps the rows that `selection` wants, segment by segment.
+    fn decode_some(&self, segments: &[Segment<F::State>], selection: &Selection) -> Result<Vec<EventColumns>> {
+        let filter = Filter::new(selection);
+        let kept: Vec<Vec<EventColumns>> = segments
+            .par_iter()
+            .map(|segment| {
+                let mut kept = Vec::new();
+                if segment.events == 0 {
+                    return Ok(kept);
+                }
+                let rows = usize::try_from(segment.events).unwrap_or(usize::MAX).min(SCRATCH_ROWS);
+                let mut scratch = ColumnsBuilder::new(rows.max(64), filter.columns, false);
+                self.pieces(segment, |state, bytes| {
+                    let mut slots = scratch.slots();
+                    slots.clear();
+                    let consumed = self.format.fill(filter.columns, state, bytes, &mut slots);
+                    let part = filter.keep(&slots);
+                    if !part.is_empty() {
+                        kept.push(part);
+                    }
+                    consumed
+                })?;
+                Ok(vec![EventColumns::concat(kept, selection.columns)])
+            })
+            .collect::<Result<_>>()?;
+        Ok(kept.into_iter().flatten().filter(|part| !part.is_empty()).collect())
+    }
+
+    /// Everything that `selection` wants, as one set of columns.
+    pub(crate) fn read(&self, selection: &Selection, pool: &rayon::ThreadPool) -> Result<EventColumns> {
+        if selection.limit.is_some() {
+            let parts = self.batches(selection).collect_parts(self, pool)?;
+            return Ok(EventColumns::concat(parts, selection.columns));
+        }
+        let index = self.index(pool)?;
+        let wanted: Vec<_> = index.segments.iter().filter(|segment| in_time(segment, selection.time_range)).copied().collect();
+        pool.install(|| {
+            if selection.filters_rows() {
+                Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns))
+            } else {
+                self.decode_all(&wanted, selection.columns, false)
+            }
+        })
+    }
+
+    /// Everything that `selection` wants, batch by batch.
+    pub(crate) fn batches(&self, selection: &Selection) -> Batches<F> {
+        Batches {
+            selection: selection.clone(),
+            left: selection.limit.unwrap_or(u64::MAX),
+            windows: Windows::new(&self.format),
+            next_segment: 0,
+            window: FIRST_WINDOW,
+            segments: VecDeque::new(),
+            ready: VecDeque::new(),
+            problems: Problems::default(),
+            done: false,
+        }
+    }
+
+    /// All external triggers.
+    pub(crate) fn triggers(&self, pool: &rayon::ThreadPool) -> Result<TriggerColumns> {
+        let index = self.index(pool)?;
+        let segments: Vec<_> = index.segments.iter().filter(|segment| segment.triggers > 0).collect();
+        let parts: Vec<TriggerColumns> = pool.install(|| {
+            segments
+                .into_par_iter()
+                .map(|segment| {
+                    let mut found = TriggerColumns::default();
+                    self.pieces(segment, |state, bytes| {
+                        self.format.triggers(state, bytes, &mut found);
+                        bytes.len()
+                    })?;
+                    Ok(found)
+                })
+                .collect::<Result<_>>()
+        })?;
+        let mut all = TriggerColumns::default();
+        parts.into_iter().for_each(|part| all.append(part));
+        Ok(all)
+    }
+
+    /// Earliest and latest event time.
+    pub(crate) fn time_range(&self, pool: &rayon::ThreadPool) -> Result<Option<(i64, i64)>> {
+        let index = self.index(pool)?;
+        let mut segments: Vec<_> = index.segments.iter().filter(|segment| segment.events > 0).copied().collect();
+        let only_time = Columns::NONE.with(Column::Timestamp);
+        let extreme = |segment: &Segment<F::State>| -> Result<Option<(i64, i64)>> {
+            let times = pool.install(|| self.decode_all(std::slice::from_ref(segment), only_time, false))?;
+            let times = times.timestamp();
+            Ok(times.iter().min().copied().zip(times.iter().max().copied()))
+        };
+        // Only segments whose bounds reach further than what has been found need decoding.
+        let mut first: Option<i64> = None;
+        segments.sort_by_key(|segment| segment.first_us);
+        for segment in &segments {
+            if first.is_some_and(|first| segment.first_us >= first) {
+                break;
+            }
+            if let Some((low, _)) = extreme(segment)? {
+                first = Some(first.map_or(low, |first| first.min(low)));
+            }
+        }
+        let mut last: Option<i64> = None;
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.last_us));
+        for segment in &segments {
+            if last.is_some_and(|last| segment.last_us <= last) {
+                break;
+            }
+            if let Some((_, high)) = extreme(segment)? {
+                last = Some(last.map_or(high, |last| last.max(high)));
+            }
+        }
+        Ok(first.zip(last))
+    }
+}
+
+fn in_time<S>(segment: &Segment<S>, range: TimeRange) -> bool {
+    segment.events > 0 && range.intersects(segment.first_us, segment.last_us)
+}
+
+/// Runs `work` with this thread's read buffer.
+fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => work(&mut buffer),
+        // A task that this thread took up while it waited inside another.
+        Err(_) => work(&mut Vec::new()),
+    })
+}
+
+/// Plans a file window by window.
+struct Windows<S> {
+    planner: Box<dyn Planner<State = S>>,
+    buffer: Vec<u8>,
+    offset: u64,
+    done: bool,
+}
+
+impl<S: Copy + Send + Sync> Windows<S> {
+    fn new<F: Segmented<State = S>>(format: &F) -> Self {
+        Self { planner: format.planner(), buffer: Vec::new(), offset: format.payload(), done: false }
+    }
+
+    /// Appends the segments of the next window, of about `size` bytes, with their counts. False at the end.
+    fn next<F: Segmented<State = S>>(&mut self, scan: &Scan<F>, size: usize, into: &mut Index<S>) -> Result<bool> {
+        let mut size = size;
+        while !self.done {
+            let left = scan.source.len().saturating_sub(self.offset);
+            let len = usize::try_from(left).unwrap_or(size).min(size);
+            let last = len as u64 == left;
+            self.buffer.resize(self.buffer.len().max(len), 0);
+            let bytes = self.buffer.get_mut(..len).unwrap_or_default();
+            let offset = self.offset;
+            bytes
+                .par_chunks_mut(READ)
+                .enumerate()
+                .try_for_each(|(index, chunk)| scan.source.read_exact_at(chunk, offset + (index * READ) as u64))?;
+            let mut segments = Vec::new();
+            let mut problems = Problems::default();
+            let consumed = self.planner.plan(bytes, offset, last, &mut segments, &mut problems);
+            self.done = last;
+            if consumed == 0 && !last {
+                size = size.saturating_mul(2);
+                continue;
+            }
+            let counted: Vec<_> = segments
+                .par_iter_mut()
+                .map(|segment| {
+                    let mut problems = Problems::default();
+                    let start = usize::try_from(segment.offset - offset).unwrap_or(usize::MAX);
+                    let slice = bytes.get(start..).and_then(|bytes| bytes.get(..usize::try_from(segment.len).ok()?));
+                    scan.format.count(segment, slice.unwrap_or_default(), &mut problems);
+                    problems
+                })
+                .collect();
+            for found in counted {
+                problems.merge(&found);
+            }
+            into.problems.merge(&problems);
+            into.segments.append(&mut segments);
+            self.offset += consumed as u64;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// A stream of batches; it holds no reference to its [`Scan`], so that both can live in one object.
+pub(crate) struct Batches<F: Segmented> {
+    selection: Selection,
+    /// Rows still wanted.
+    left: u64,
+    windows: Windows<F::State>,
+    /// Next segment of the index, where there is one.
+    next_segment: usize,
+    /// Bytes of the next window.
+    window: usize,
+    segments: VecDeque<Segment<F::State>>,
+    ready: VecDeque<EventColumns>,
+    problems: Problems,
+    done: bool,
+}
+
+impl<F: Segmented> Batches<F> {
+    /// What was skipped or dropped in the part read so far.
+    pub(crate) fn problems(&self) -> &Problems {
+        &self.problems
+    }
+
+    /// The next batch of up to about `rows` rows, never an empty one.
+    pub(crate) fn next(&mut self, scan: &Scan<F>, rows: usize, pool: &rayon::ThreadPool) -> Result<Option<EventColumns>> {
+        loop {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            if let Some(batch) = self.ready.pop_front() {
+                let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(batch.len());
+                self.left -= take as u64;
+                return Ok(Some(if take < batch.len() { batch.slice(0, take) } else { batch }));
+            }
+            if self.segments.is_empty() && (self.done || !self.more(scan, pool)?) {
+                return Ok(None);
+            }
+            let group = self.group(rows);
+            let decoded = pool.install(|| {
+                if self.selection.filters_rows() {
+                    let parts = scan.decode_some(&group, &self.selection)?;
+                    Ok::<_, Error>(EventColumns::concat(parts, self.selection.columns))
+                } else {
+                    scan.decode_all(&group, self.selection.columns, true)
+                }
+            })?;
+            if !decoded.is_empty() {
+                self.ready.push_back(decoded);
+            }
+        }
+    }
+
+    /// Segments to decode together: at least one, and no more than make `rows` rows.
+    fn group(&mut self, rows: usize) -> Vec<Segment<F::State>> {
+        let limit = (rows as u64).min(self.left.max(1));
+        let mut group = Vec::new();
+        let mut events = 0;
+        while let Some(segment) = self.segments.front() {
+            if !group.is_empty() && events + segment.events > limit {
+                break;
+            }
+            events += segment.events;
+            group.extend(self.segments.pop_front());
+        }
+        group
+    }
+
+    /// Finds more segments.
+    fn more(&mut self, scan: &Scan<F>, pool: &rayon::ThreadPool) -> Result<bool> {
+        // A time range is found through the index. Without one, the file is planned as it is read.
+        let range = self.selection.time_range;
+        let index = if range.is_all() && self.windows.offset > scan.format.payload() { None } else { scan.known_index() };
+        let index = if index.is_none() && !range.is_all() { Some(scan.index(pool)?) } else { index };
+        if let Some(index) = index {
+            let wanted = index.segments.iter().skip(self.next_segment).filter(|segment| in_time(segment, range));
+            self.segments.extend(wanted.copied());
+            self.problems = index.problems.clone();
+            self.done = true;
+            return Ok(!self.segments.is_empty());
+        }
+        let mut found = Index { segments: Vec::new(), problems: Problems::default() };
+        let some = pool.install(|| self.windows.next(scan, self.window, &mut found))?;
+        self.window = (2 * self.window).min(BATCH_WINDOW);
+        self.problems.merge(&found.problems);
+        self.segments.extend(found.segments);
+        self.done = !some;
+        Ok(some)
+    }
+
+    fn collect_parts(mut self, scan: &Scan<F>, pool: &rayon::ThreadPool) -> Result<Vec<EventColumns>> {
+        let mut parts = Vec::new();
+        while let Some(batch) = self.next(scan, BATCH_ROWS, pool)? {
+            parts.push(batch);
+        }
+        Ok(parts)
+    }
+}
+
+/// The row conditions of a selection, as inclusive bounds.
+struct Filter {
+    x: (i16, i16),
+    y: (i16, i16),
+    t: (i64, i64),
+    p: (i8, i8),
+    /// Columns to decode: those wanted and those looked at.
+    columns: Columns,
+    wanted: Columns,
+    /// No row can pass.
+    nothing: bool,
+}
+
+impl Filter {
+    fn new(selection: &Selection) -> Self {
+        let mut columns = selection.columns;
+        let bounds = |range: &std::ops::Range<i32>| {
+            let last = range.end.saturating_sub(1).min(i16::MAX.into());
+            (i16::try_from(range.start.max(0)).unwrap_or(i16::MAX), i16::try_from(last).unwrap_or(-1))
+        };
+        let mut filter = Self { x: (0, i16::MAX), y: (0, i16::MAX), t: (i64::MIN, i64::MAX), p: (-1, 1), columns, wanted: columns, nothing: false };
+        if let Some(region) = &selection.region {
+            (filter.x, filter.y) = (bounds(&region.x), bounds(&region.y));
+            columns = columns.with(Column::X).with(Column::Y);
+            filter.nothing |= region.x.is_empty() || region.y.is_empty() || region.x.start > i16::MAX.into() || region.y.start > i16::MAX.into();
+        }
+        if !selection.time_range.is_all() {
+            filter.t.0 = selection.time_range.start();
+            match selection.time_range.last() {
+                Some(last) => filter.t.1 = last,
+                None => filter.nothing = true,
+            }
+            columns = columns.with(Column::Timestamp);
+        }
+        if let Some(polarity) = selection.polarity {
+            let sign = if polarity == crate::Polarity::On { 1 } else { -1 };
+            filter.p = (sign, sign);
+            columns = columns.with(Column::Polarity);
+        }
+        filter.columns = columns;
+        filter
+    }
+
+    /// The wanted columns of the rows that pass.
+    fn keep(&self, slots: &Slots<'_>) -> EventColumns {
+        if self.nothing {
+            return EventColumns::empty(self.wanted);
+        }
+        let rows = slots.len;
+        let mut keep = vec![1_u8; rows];
+        crate::simd::run(|| {
+            narrow(&mut keep, slots.x, self.x, (0, i16::MAX));
+            narrow(&mut keep, slots.y, self.y, (0, i16::MAX));
+            narrow(&mut keep, slots.t, self.t, (i64::MIN, i64::MAX));
+            narrow(&mut keep, slots.p, self.p, (-1, 1));
+        });
+        let kept = keep.iter().map(|keep| usize::from(*keep)).sum();
+        if kept == 0 {
+            return EventColumns::empty(self.wanted);
+        }
+        let mut builder = ColumnsBuilder::new(kept, self.wanted, false);
+        let out = builder.slots();
+        pick(&keep, slots.x, out.x);
+        pick(&keep, slots.y, out.y);
+        pick(&keep, slots.t, out.t);
+        pick(&keep, slots.p, out.p);
+        builder.finish(kept)
+    }
+}
+
+/// Clears `keep` where the value is out of `bounds`; does nothing where every value is within them.
+#[inline(always)]
+fn narrow<T: Copy + PartialOrd>(keep: &mut [u8], values: &[T], bounds: (T, T), all: (T, T)) {
+    if bounds.0 <= all.0 && bounds.1 >= all.1 {
+        return;
+    }
+    for (keep, value) in keep.iter_mut().zip(values) {
+        *keep &= u8::from(*value >= bounds.0) & u8::from(*value <= bounds.1);
+    }
+}
+
+/// Copies the values that are kept.
+fn pick<T: Copy>(keep: &[u8], values: &[T], out: &mut [T]) {
+    if out.is_empty() {
+        return;
+    }
+    let mut to = 0;
+    for (keep, value) in keep.iter().zip(values) {
+        // Written always, counted if kept: no branch to mispredict.
+        if let Some(slot) = out.get_mut(to) {
+            *slot = *value;
+        }
+        to += usize::from(*keep);
+    }
+}

@@ -1,0 +1,88 @@
+//! Source: the bytes of a file, read by position into buffers of the reader's own.
+//!
+//! Files are not mapped: a mapped file that another process truncates kills the reader with SIGBUS, and reading
+//! by position from the page cache into a reused buffer is as fast (see `docs/architecture.md`).
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An open file with its length at the time of opening.
+#[derive(Debug)]
+pub(crate) struct Source {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        // Before opening: opening a FIFO would wait for a writer.
+        let metadata = std::fs::metadata(path).map_err(|error| Error::io(error, path))?;
+        if metadata.is_dir() {
+            return Err(Error::io(io::ErrorKind::IsADirectory.into(), path));
+        }
+        if !metadata.is_file() {
+            return Err(Error::invalid("not a regular file: events are read by position").with_path(path));
+        }
+        let file = File::open(path).map_err(|error| Error::io(error, path))?;
+        let metadata = file.metadata().map_err(|error| Error::io(error, path))?;
+        Ok(Self { file, path: path.to_path_buf(), len: metadata.len(), modified: metadata.modified().ok() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
+
+    /// Fills `buffer` from `offset`; the bytes must have been there when the file was opened.
+    pub(crate) fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+        while !buffer.is_empty() {
+            match read_at(&self.file, buffer, offset) {
+                Ok(0) => {
+                    return Err(Error::new(ErrorKind::Truncated, "the file shrank while it was read")
+                        .expecting(format!("{} bytes in all", self.len))
+                        .but_found("its end")
+                        .at(offset)
+                        .with_path(&self.path));
+                }
+                Ok(n) => {
+                    buffer = buffer.get_mut(n..).unwrap_or_default();
+                    offset += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io(error, &self.path).at(offset)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The first bytes of the file, at most `limit`.
+    pub(crate) fn head(&self, limit: usize) -> Result<Vec<u8>> {
+        let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(limit);
+        let mut head = vec![0; len];
+        self.read_exact_at(&mut head, 0)?;
+        Ok(head)
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
