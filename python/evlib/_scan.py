@@ -13,7 +13,7 @@ from polars.io.plugins import register_io_source
 from evlib import _evlib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 SCHEMA: dict[str, pl.DataType] = {
     "x": pl.Int16(),
@@ -220,13 +220,3 @@ def _register(generate: Any, schema: dict[str, pl.DataType], explain_name: str) 
     return register_io_source(generate, schema=schema, **known)
 
 
-def to_selection(
-    *,
-    columns: Sequence[str] | None,
-    time_range: tuple[int | None, int | None],
-    region: tuple[int, int, int, int] | None,
-    polarity: int | None,
-) -> Selection:
-    """Check a caller's selection and bring it into the decoder's form."""
-    names = list(SCHEMA) if columns is None else list(columns)
-    return Selection(names, time_range, region, polarity)

@@ -1,0 +1,262 @@
+"""`Recording`: what a file is, and its streams."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from html import escape
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from evlib import _evlib
+from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, scan, scan_frame
+from evlib.exceptions import ArgumentError, ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import CapsuleType  # type: ignore[attr-defined, unused-ignore]
+
+    Microseconds = timedelta | int
+    TimeRange = tuple[Microseconds | None, Microseconds | None]
+
+OnProblem = Literal["record", "raise"]
+
+PROBLEM_SCHEMA: dict[str, pl.DataType] = {
+    "code": pl.String(),
+    "severity": pl.String(),
+    "count": pl.UInt64(),
+    "unit": pl.String(),
+    "bytes": pl.UInt64(),
+    "first_offset": pl.UInt64(),
+    "examples": pl.List(pl.String()),
+}
+"""Columns of a problem table."""
+
+
+def to_microseconds(value: Microseconds | None, name: str) -> int | None:
+    """Exact microseconds of a timedelta or an integer of microseconds."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return value // timedelta(microseconds=1)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentError(f"`{name}` takes timedeltas or integer microseconds, found {value!r}")
+    return value.__index__()
+
+
+def make_selection(
+    columns: Sequence[str] | None,
+    time_range: TimeRange | None,
+    region: tuple[int, int, int, int] | None,
+    polarity: int | None,
+    *,
+    limit: int | None = None,
+) -> Selection:
+    """Check a caller's selection and bring it into the decoder's form."""
+    names = list(SCHEMA) if columns is None else [columns] if isinstance(columns, str) else list(columns)
+    for name in names:
+        if name not in SCHEMA:
+            raise ArgumentError(f"unknown column `{name}`: expected one of {', '.join(f'`{name}`' for name in SCHEMA)}")
+    start, end = (None, None) if time_range is None else time_range
+    if region is not None and (len(region) != 4 or region[2] < 0 or region[3] < 0):
+        raise ArgumentError(f"`region` is (x, y, width, height) in pixels, found {region!r}")
+    if polarity not in (None, 1, -1):
+        raise ArgumentError(f"`polarity` is 1 or -1, found {polarity!r}")
+    times = (to_microseconds(start, "time_range"), to_microseconds(end, "time_range"))
+    return Selection(names, times, region, polarity, limit)
+
+
+def problem_frame(rows: list[tuple[str, str, int, str, int, int, list[str]]]) -> pl.DataFrame:
+    """Problems as a table."""
+    return pl.DataFrame(rows, schema=PROBLEM_SCHEMA, orient="row")
+
+
+def raise_on_loss(problems: pl.DataFrame, path: str) -> None:
+    """Raise if anything of the recording is lost."""
+    losses = problems.filter(pl.col("severity") == "loss")
+    if losses.is_empty():
+        return
+    lines = [f"{row['code']}: {row['count']} {row['unit']}, first at byte {row['first_offset']}" for row in losses.to_dicts()]
+    error = ProblemError(f"reading loses data in `{path}`: {'; '.join(lines)}")
+    error.path, error.offset = path, int(losses["first_offset"].min() or 0)  # type: ignore[call-overload, unused-ignore]
+    raise error
+
+
+class Recording:
+    """A recording: what it is, and its streams. Made by :func:`evlib.open`.
+
+    Opening reads only the head of the file. `event_count`, `time_range`, `triggers` and `problems` need one pass over
+    the file, which builds a segment index (over 5 GB/s of cached file) and is done once for this object. With the
+    index, time ranges are found without reading the rest of the file.
+    """
+
+    def __init__(self, opened: _evlib.Recording, path: str) -> None:
+        self._opened = opened
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        from pathlib import Path
+
+        return Path(self._path)
+
+    @property
+    def format(self) -> str:
+        """Format: `evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+        return self._opened.format
+
+    @property
+    def confidence(self) -> str:
+        """How sure the format is: `certain`, `likely` or `guess`."""
+        return self._opened.confidence
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is taken for that format."""
+        return self._opened.reasons
+
+    @property
+    def geometry(self) -> tuple[int, int] | None:
+        """Width and height of the sensor in pixels; None if neither the file nor the caller says."""
+        return self._opened.geometry
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Header fields, in file order."""
+        return dict(self._opened.metadata)
+
+    @property
+    def events(self) -> pl.LazyFrame:
+        """The events, as from :func:`evlib.load_events`."""
+        return self.load_events()
+
+    def load_events(self, *, batch_rows: int | None = None) -> pl.LazyFrame:
+        """LazyFrame over the events, decoding with batches of about `batch_rows` rows."""
+        return scan(lambda: self._opened, batch_rows=batch_rows, explain_name=f"evlib {self.format} {self._path}")
+
+    @property
+    def triggers(self) -> pl.LazyFrame:
+        """External triggers: `id` UInt8, `polarity` Int8 (+1 rising, -1 falling), `timestamp` Duration(us)."""
+        name = f"evlib triggers {self._path}"
+        return scan_frame(lambda: pl.DataFrame(self._opened.triggers()), TRIGGER_SCHEMA, explain_name=name)
+
+    @property
+    def problems(self) -> pl.DataFrame:
+        """What decoding skips, drops or repairs: exact counts, place of the first, examples; empty for a clean file.
+
+        Columns: `code`, `severity` (`loss` or `note`), `count` in `unit`, `bytes`, `first_offset`, `examples`. Costs
+        the index pass, once.
+        """
+        return problem_frame(self._opened.problems())
+
+    @property
+    def event_count(self) -> int:
+        """Number of events. Costs the index pass, once."""
+        return self._opened.event_count()
+
+    @property
+    def trigger_count(self) -> int:
+        """Number of external triggers. Costs the index pass, once."""
+        return self._opened.trigger_count()
+
+    @property
+    def time_range(self) -> tuple[timedelta, timedelta] | None:
+        """Earliest and latest event time; None without events. Costs the index pass, once, and two segments."""
+        found = self._opened.time_range()
+        return None if found is None else (timedelta(microseconds=found[0]), timedelta(microseconds=found[1]))
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the segment index is there already."""
+        return self._opened.is_indexed
+
+    def read(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        time_range: TimeRange | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        polarity: Literal[1, -1] | None = None,
+    ) -> pl.DataFrame:
+        """Read events into a DataFrame, as :func:`evlib.read_events` does."""
+        selection = make_selection(columns, time_range, region, polarity)
+        return pl.DataFrame(self._opened.read(selection)).select(selection.columns)
+
+    def batches(
+        self,
+        *,
+        rows: int | None = None,
+        duration: Microseconds | None = None,
+        columns: Sequence[str] | None = None,
+        time_range: TimeRange | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        polarity: Literal[1, -1] | None = None,
+    ) -> Iterator[pl.DataFrame]:
+        """Read events batch by batch, with memory bounded by a few batches.
+
+        Parameters
+        ----------
+        rows
+            Rows of every batch but the last. By default about 500 000, as decoding makes them.
+        duration
+            Length of time windows, a timedelta or microseconds, counted from the first event; windows without events
+            give empty batches. File order is kept: an event belongs to the current window unless its time is at or
+            after the window's end.
+        columns, time_range, region, polarity
+            As for :func:`evlib.read_events`.
+
+        Yields
+        ------
+        polars.DataFrame
+            The next events.
+        """
+        if rows is not None and duration is not None:
+            raise ArgumentError("batches take `rows` or `duration`, not both")
+        if rows is not None and rows < 1:
+            raise ArgumentError(f"`rows` must be at least 1, found {rows}")
+        duration_us = to_microseconds(duration, "duration")
+        if duration_us is not None and duration_us < 1:
+            raise ArgumentError(f"`duration` must be at least 1 us, found {duration!r}")
+        selection = make_selection(columns, time_range, region, polarity)
+        order = selection.columns
+        if duration_us is not None and "timestamp" not in order:
+            selection = make_selection([*order, "timestamp"], time_range, region, polarity)
+        batches = self._opened.batches(selection, rows=rows, duration_us=duration_us)
+        return (pl.DataFrame(batch).select(order) for batch in batches)
+
+    def save_index(self) -> Path:
+        """Save the segment index beside the recording and return its path.
+
+        Later openings use it as long as size, modification time and header of the recording are the same; an index
+        that does not fit is ignored and reported as `STALE_INDEX`.
+        """
+        return self._opened.save_index()
+
+    def __arrow_c_stream__(self, requested_schema: CapsuleType | None = None) -> CapsuleType:
+        """Give the events to any Arrow reader: `pyarrow.table(recording)`, DuckDB, pandas."""
+        return self.read().__arrow_c_stream__(requested_schema)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        facts = [("format", f"{self.format} ({self.confidence})")]
+        width, height = self.geometry or (None, None)
+        facts.append(("geometry", "unknown" if width is None else f"{width} x {height}"))
+        if self.is_indexed:
+            facts.append(("events", f"{self.event_count:,}"))
+            if self.trigger_count:
+                facts.append(("triggers", f"{self.trigger_count:,}"))
+            if (times := self.time_range) is not None:
+                facts.append(("time", f"{times[0].total_seconds():.6f} s to {times[1].total_seconds():.6f} s"))
+            codes = ", ".join(f"{code} {count}" for code, count in self.problems.select("code", "count").rows())
+            facts.append(("problems", codes or "none"))
+        return facts
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value}" for name, value in self._facts())
+        return f"<evlib.Recording {os.fspath(self._path)!r}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._facts())
+        return f"<table><caption>{escape(self._path)}</caption>{rows}</table>"
