@@ -8,26 +8,16 @@
 
 from __future__ import annotations
 
-import errno as _errno
-import glob as _glob
-import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from evlib import _evlib, exceptions
-from evlib._scan import scan
 from evlib.exceptions import EvlibError, FormatError
-from evlib.recording import OnProblem, Recording, make_selection, raise_on_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from evlib.recording import TimeRange
+    from evlib.reading import Identity, identify, load_events, open, read_events
+    from evlib.recording import Recording
     from evlib.simulator import simulate
     from evlib.writing import write_events
-
-    Path = str | os.PathLike[str]
 
 __all__ = [
     "EvlibError",
@@ -46,224 +36,28 @@ __all__ = [
 
 __version__: str = _evlib.__version__
 
-_LAZY = {"simulate": "evlib.simulator", "write_events": "evlib.writing"}
+if not TYPE_CHECKING:
+    # Imported when first used, so that `evlib --help` and `evlib --version` wait neither for Polars nor for NumPy.
+    _LAZY = {
+        "Identity": "evlib.reading",
+        "Recording": "evlib.recording",
+        "identify": "evlib.reading",
+        "load_events": "evlib.reading",
+        "open": "evlib.reading",
+        "read_events": "evlib.reading",
+        "simulate": "evlib.simulator",
+        "write_events": "evlib.writing",
+    }
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import what is rarely needed, and what needs NumPy, when it is used."""
-    if name in _LAZY:
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'evlib' has no attribute {name!r}")
         from importlib import import_module
 
         value = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'evlib' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class Identity(NamedTuple):
-    """What a file is, how sure that is, and why."""
-
-    format: str
-    """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
-    confidence: str
-    """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
-    reasons: list[str]
-    """Why."""
-
-
-def identify(path: Path) -> Identity:
-    """Tell the format of a file from its first bytes; the extension only decides between formats that fit alike.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError
-        The file cannot be read.
-    FormatError
-        It is none of the formats; the message says what it looks like.
-
-    Examples
-    --------
-    >>> evlib.identify("recording.raw")
-    Identity(format='evt3', confidence='certain', reasons=['header field `format` is `EVT3`'])
-    """
-    return Identity(*_evlib.identify(os.fspath(path)))
-
-
-def open(
-    path: Path,
-    *,
-    format: str | None = None,
-    geometry: tuple[int, int] | None = None,
-    threads: int | None = None,
-    on_problem: OnProblem = "record",
-) -> Recording:
-    """Open a recording; reads only the head of the file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    format
-        `evt2`, `evt21`, `evt3`, `evt4` or `dat`, for a file whose content does not tell.
-    geometry
-        Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
-    threads
-        Threads that decode; all processors by default.
-    on_problem
-        `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
-        pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError
-        The file cannot be read.
-    FormatError
-        It is not a recording, with `path`, `offset`, `expected` and `found`.
-
-    Examples
-    --------
-    >>> recording = evlib.open("recording.raw")
-    >>> recording.format, recording.geometry, recording.event_count
-    ('evt3', (640, 480), 1000)
-    """
-    if on_problem not in ("record", "raise"):
-        raise exceptions.ArgumentError(f"`on_problem` is \"record\" or \"raise\", found {on_problem!r}")
-    name = os.fspath(path)
-    recording = Recording(_evlib.open(name, format, geometry, threads), name)
-    if on_problem == "raise":
-        raise_on_loss(recording.problems, name)
-    return recording
-
-
-def _paths(path: Path | Sequence[Path]) -> list[str]:
-    if isinstance(path, str | os.PathLike):
-        name = os.fspath(path)
-        if _glob.has_magic(name) and not os.path.exists(name):  # noqa: PTH110
-            found = sorted(_glob.glob(name, recursive=True))  # noqa: PTH207
-            if not found:
-                raise exceptions.EvlibFileNotFoundError(_errno.ENOENT, os.strerror(_errno.ENOENT), name)
-            return found
-        return [name]
-    names = [os.fspath(item) for item in path]
-    if not names:
-        raise exceptions.ArgumentError("no paths given")
-    return names
-
-
-def load_events(
-    path: Path | Sequence[Path],
-    *,
-    format: str | None = None,
-    geometry: tuple[int, int] | None = None,
-    threads: int | None = None,
-    batch_rows: int | None = None,
-    source: bool = False,
-    on_problem: OnProblem = "record",
-) -> pl.LazyFrame:
-    """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
-
-    Columns: `x` Int16, `y` Int16, `timestamp` Duration(us), `polarity` Int8 (+1 or -1), in file order.
-
-    Pushed down into decoding: the columns that the query uses, `head`, and conjunctions of comparisons of a column
-    with a literal, as ranges of time, pixels and polarity. A time range is found through the segment index, which
-    the first such query builds in one fast pass. Polars applies the query's predicate again, so that skipping never
-    changes a result.
-
-    Parameters
-    ----------
-    path
-        A file, a glob pattern, or several files; the events of several follow each other in this order.
-    format, geometry, threads, on_problem
-        As for :func:`open`.
-    batch_rows
-        Rows decoded at a time, about; memory is proportional to it. By default 524288.
-    source
-        Whether to add a column `source` with the path of each event's file.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError, FormatError
-        As for :func:`open`, at once; errors of reading come with the query.
-
-    Examples
-    --------
-    >>> from datetime import timedelta
-    >>> events = evlib.load_events("recording.raw")
-    >>> events.filter(pl.col("timestamp") < timedelta(milliseconds=50), pl.col("x") < 320).select(pl.len()).collect().item()
-    320
-    """
-    if batch_rows is not None and batch_rows < 1:
-        raise exceptions.ArgumentError(f"`batch_rows` must be at least 1, found {batch_rows}")
-    frames = []
-    for name in _paths(path):
-        recording = open(name, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
-        opened = recording._opened
-        frames.append(
-            scan(
-                lambda opened=opened: opened,  # type: ignore[misc]
-                batch_rows=batch_rows,
-                explain_name=f"evlib {recording.format} {name}",
-                source=name if source else None,
-            )
-        )
-    return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
-
-
-def read_events(
-    path: Path,
-    *,
-    columns: Sequence[str] | None = None,
-    time_range: TimeRange | None = None,
-    region: tuple[int, int, int, int] | None = None,
-    polarity: Literal[1, -1] | None = None,
-    format: str | None = None,
-    geometry: tuple[int, int] | None = None,
-    threads: int | None = None,
-    on_problem: OnProblem = "record",
-) -> pl.DataFrame:
-    """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
-
-    One chunk a column and no validity buffers, so that `.to_numpy(allow_copy=False)` works on every column. Memory:
-    13 bytes an event for all four columns, and a few MB for reading.
-
-    Parameters
-    ----------
-    path
-        The file.
-    columns
-        Columns to read, of `x`, `y`, `timestamp`, `polarity`; all by default.
-    time_range
-        `(start, end)` with `start <= timestamp < end`; timedeltas or integer microseconds, None for an open end.
-    region
-        `(x, y, width, height)` in pixels.
-    polarity
-        1 or -1, to read only that.
-    format, geometry, threads, on_problem
-        As for :func:`open`.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError, FormatError
-        As for :func:`open`.
-
-    Examples
-    --------
-    >>> evlib.read_events("recording.raw", time_range=(0, 300), columns=["x", "timestamp"])
-    shape: (3, 2)
-    ┌─────┬──────────────┐
-    │ x   ┆ timestamp    │
-    │ --- ┆ ---          │
-    │ i16 ┆ duration[μs] │
-    ╞═════╪══════════════╡
-    │ 0   ┆ 0µs          │
-    │ 1   ┆ 100µs        │
-    │ 2   ┆ 200µs        │
-    └─────┴──────────────┘
-    """
-    make_selection(columns, time_range, region, polarity)  # the caller's mistake comes before the file's fault
-    recording = open(path, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
-    return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)
