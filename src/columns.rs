@@ -8,7 +8,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::mem::size_of;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow_array::types::{ArrowPrimitiveType, DurationMicrosecondType, Int8Type, Int16Type, UInt8Type};
 use arrow_array::{ArrayRef, PrimitiveArray, RecordBatch, RecordBatchOptions};
@@ -22,23 +22,18 @@ use crate::schema::{Column, Columns};
 const COLUMN_ALIGN: usize = 64;
 /// Size of a huge page; arenas of at least this size are mapped and ask for huge pages.
 const HUGE_PAGE: usize = 2 << 20;
-/// Bytes of free arenas kept for the next batches.
-const POOL_BYTES: usize = 48 << 20;
-
 /// One owned stretch of initialised memory.
 struct Arena {
     start: NonNull<u8>,
-    len: usize,
-    /// The allocation around it: for mapped memory what to unmap, else the allocator's layout.
-    whole: Whole,
-    /// Whether the memory goes back to the pool.
-    recycle: bool,
+    origin: Origin,
 }
 
-enum Whole {
+/// Where the memory of an arena came from.
+enum Origin {
     Heap(Layout),
+    /// Always there but while it is dropped.
     #[cfg(target_os = "linux")]
-    Mapped,
+    Mapped(Option<mapping::Mapping>),
 }
 
 // SAFETY: an arena is plain memory with one owner; it is only written through `&mut ColumnsBuilder` and only read
@@ -47,104 +42,175 @@ unsafe impl Send for Arena {}
 // SAFETY: as above: no interior mutability.
 unsafe impl Sync for Arena {}
 
-static POOL: Mutex<Vec<Arena>> = Mutex::new(Vec::new());
-
 impl Arena {
     /// At least `len` bytes, aligned to `COLUMN_ALIGN`.
-    fn new(len: usize, recycle: bool) -> Self {
-        let recycle = recycle && len >= HUGE_PAGE / 4;
-        if recycle {
-            let class = len.next_power_of_two();
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = pool.iter().position(|arena| arena.len >= class && arena.len <= 2 * class) {
-                return pool.swap_remove(found);
-            }
-            drop(pool);
-            return Self::allocate(class, true);
+    fn new(len: usize) -> Self {
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE
+            && let Some(len) = len.checked_next_multiple_of(HUGE_PAGE)
+            && let Some(mapping) = mapping::take(len)
+        {
+            return Self { start: mapping.start(), origin: Origin::Mapped(Some(mapping)) };
         }
-        Self::allocate(len, false)
+        Self::heap(len)
     }
 
-    #[cfg(target_os = "linux")]
-    fn allocate(len: usize, recycle: bool) -> Self {
-        if len < HUGE_PAGE {
-            return Self::heap(len, recycle);
-        }
-        let len = len.next_multiple_of(HUGE_PAGE);
-        let Some(reserved) = len.checked_add(HUGE_PAGE) else { return Self::heap(len, recycle) };
-        // SAFETY: a new private anonymous mapping of no file touches no existing memory.
-        let mapped = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                reserved,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return Self::heap(len, recycle);
-        }
-        let address = mapped as usize;
-        let head = address.next_multiple_of(HUGE_PAGE) - address;
-        let tail = HUGE_PAGE - head;
-        // SAFETY: `head`, `len` and `tail` cut the mapping just made into three page-aligned parts (the mapping and
-        // `HUGE_PAGE` are page-aligned); the outer two, which nobody has seen, are given back. The result of
-        // `madvise` does not matter: without huge pages the memory is only slower.
-        let start = unsafe {
-            let start = mapped.cast::<u8>().add(head);
-            if head > 0 {
-                libc::munmap(mapped, head);
-            }
-            if tail > 0 {
-                libc::munmap(start.add(len).cast(), tail);
-            }
-            libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
-            start
-        };
-        match NonNull::new(start) {
-            Some(start) => Self { start, len, whole: Whole::Mapped, recycle },
-            None => Self::heap(len, recycle),
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn allocate(len: usize, recycle: bool) -> Self {
-        Self::heap(len, recycle)
-    }
-
-    fn heap(len: usize, recycle: bool) -> Self {
-        let size = len.next_multiple_of(COLUMN_ALIGN).max(COLUMN_ALIGN);
+    fn heap(len: usize) -> Self {
+        let size = len.checked_next_multiple_of(COLUMN_ALIGN).unwrap_or(usize::MAX).max(COLUMN_ALIGN);
         let Ok(layout) = Layout::from_size_align(size, COLUMN_ALIGN) else { panic!("events do not fit the address space") };
         // SAFETY: the layout's size is at least `COLUMN_ALIGN`, never zero.
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        Self { start, len: size, whole: Whole::Heap(layout), recycle }
+        Self { start, origin: Origin::Heap(layout) }
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        if self.recycle {
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept: usize = pool.iter().map(|arena| arena.len).sum();
-            if kept + self.len <= POOL_BYTES {
-                let whole = std::mem::replace(&mut self.whole, Whole::Heap(Layout::new::<()>()));
-                pool.push(Self { start: self.start, len: self.len, whole, recycle: true });
-                return;
+        match &mut self.origin {
+            // SAFETY: allocated in `heap` with this very layout.
+            Origin::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), *layout) },
+            #[cfg(target_os = "linux")]
+            Origin::Mapped(mapping) => {
+                if let Some(mapping) = mapping.take() {
+                    mapping::put(mapping);
+                }
             }
         }
-        match self.whole {
-            // SAFETY: allocated in `heap` with this very layout. (The zero-sized layout marks an arena whose
-            // memory has moved to the pool; that path has returned above.)
-            Whole::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
-            #[cfg(target_os = "linux")]
-            // SAFETY: `start..start + len` is the part of the mapping made in `allocate` that was not given back.
-            Whole::Mapped => unsafe {
-                libc::munmap(self.start.as_ptr().cast(), self.len);
-            },
+    }
+}
+
+/// Memory from the system, and what is free of it.
+///
+/// Fresh memory is the dearest part of reading: the system clears every page. So memory that is freed is kept for the
+/// next read, marked `MADV_FREE`: the system takes its pages back whenever it needs them.
+#[cfg(target_os = "linux")]
+mod mapping {
+    use std::collections::VecDeque;
+    use std::ptr::NonNull;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use super::HUGE_PAGE;
+
+    /// Most bytes kept, where the machine has at least 16 times as many.
+    const KEEP: usize = 1 << 30;
+
+    /// A private anonymous mapping, in whole huge pages.
+    pub(super) struct Mapping {
+        start: NonNull<u8>,
+        len: usize,
+    }
+
+    // SAFETY: a mapping is plain memory with one owner, who may be on any thread.
+    unsafe impl Send for Mapping {}
+    // SAFETY: a shared mapping gives only its address.
+    unsafe impl Sync for Mapping {}
+
+    impl Mapping {
+        pub(super) fn start(&self) -> NonNull<u8> {
+            self.start
         }
+
+        /// `len` bytes of fresh zero pages, a multiple of `HUGE_PAGE`, in huge pages where the system has them.
+        fn new(len: usize) -> Option<Self> {
+            let reserved = len.checked_add(HUGE_PAGE)?;
+            // SAFETY: a new private anonymous mapping of no file touches no existing memory.
+            let mapped = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    reserved,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                    -1,
+                    0,
+                )
+            };
+            if mapped == libc::MAP_FAILED {
+                return None;
+            }
+            let address = mapped as usize;
+            let head = address.next_multiple_of(HUGE_PAGE) - address;
+            let tail = HUGE_PAGE - head;
+            // SAFETY: `head`, `len` and `tail` cut the mapping just made into three page-aligned parts (the mapping
+            // and `HUGE_PAGE` are page-aligned); the outer two, which nobody has seen, are given back. The result of
+            // `madvise` does not matter: without huge pages the memory is only slower.
+            let start = unsafe {
+                let start = mapped.cast::<u8>().add(head);
+                if head > 0 {
+                    libc::munmap(mapped, head);
+                }
+                libc::munmap(start.add(len).cast(), tail);
+                libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
+                start
+            };
+            NonNull::new(start).map(|start| Self { start, len })
+        }
+
+        /// Cuts the mapping in two after `len` bytes, a multiple of `HUGE_PAGE` less than its own length.
+        fn split(mut self, len: usize) -> (Self, Self) {
+            assert!(len < self.len, "a part of the mapping");
+            // SAFETY: `len` is less than the length of the mapping.
+            let rest = Self { start: unsafe { self.start.add(len) }, len: self.len - len };
+            self.len = len;
+            (self, rest)
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the range is a part of a mapping made in `new` that belongs to this value alone.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+
+    /// Oldest first.
+    static FREE: Mutex<VecDeque<Mapping>> = Mutex::new(VecDeque::new());
+
+    /// Bytes to keep. The environment variable `EVLIB_KEEP_MB` sets another limit; 0 keeps nothing.
+    static LIMIT: LazyLock<usize> = LazyLock::new(|| {
+        if let Some(megabytes) = std::env::var("EVLIB_KEEP_MB").ok().and_then(|value| value.parse::<usize>().ok()) {
+            return megabytes.saturating_mul(1 << 20);
+        }
+        // SAFETY: `sysconf` only reads its argument.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        let memory = usize::try_from(pages).unwrap_or(0).saturating_mul(usize::try_from(size).unwrap_or(0));
+        KEEP.min(memory / 16)
+    });
+
+    /// Exactly `len` bytes, a multiple of `HUGE_PAGE`: cut from the smallest free mapping that is large enough, or new.
+    pub(super) fn take(len: usize) -> Option<Mapping> {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = free.iter().enumerate().filter(|(_, mapping)| mapping.len >= len);
+        let Some((place, _)) = fits.min_by_key(|(_, mapping)| mapping.len) else {
+            drop(free);
+            return Mapping::new(len);
+        };
+        let mapping = free.remove(place)?;
+        if mapping.len == len {
+            return Some(mapping);
+        }
+        let (mapping, rest) = mapping.split(len);
+        free.push_back(rest);
+        Some(mapping)
+    }
+
+    /// Keeps a mapping that nobody uses any more.
+    pub(super) fn put(mapping: Mapping) {
+        // SAFETY: the range is a mapping without users. Pages that the system takes back read as zeros: still
+        // initialised memory.
+        unsafe { libc::madvise(mapping.start.as_ptr().cast(), mapping.len, libc::MADV_FREE) };
+        let mut dropped = Vec::new();
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push_back(mapping);
+        let mut kept: usize = free.iter().map(|mapping| mapping.len).sum();
+        while kept > *LIMIT
+            && let Some(oldest) = free.pop_front()
+        {
+            kept -= oldest.len;
+            dropped.push(oldest);
+        }
+        // What is dropped is unmapped without the lock.
+        drop(free);
     }
 }
 
@@ -162,8 +228,8 @@ pub(crate) struct ColumnsBuilder {
 }
 
 impl ColumnsBuilder {
-    /// Room for `capacity` rows. Memory of a recycled builder is reused for later batches of about its size.
-    pub(crate) fn new(capacity: usize, columns: Columns, recycle: bool) -> Self {
+    /// Room for `capacity` rows.
+    pub(crate) fn new(capacity: usize, columns: Columns) -> Self {
         let mut offsets = Offsets::default();
         let mut len = 0_usize;
         for column in columns.iter() {
@@ -171,7 +237,7 @@ impl ColumnsBuilder {
             let bytes = capacity.checked_mul(WIDTHS[column as usize]).and_then(|bytes| bytes.checked_next_multiple_of(COLUMN_ALIGN));
             len = bytes.and_then(|bytes| len.checked_add(bytes)).unwrap_or(usize::MAX);
         }
-        Self { arena: Arena::new(len, recycle), offsets, columns, capacity }
+        Self { arena: Arena::new(len), offsets, columns, capacity }
     }
 
     fn slice<T>(&mut self, column: Column) -> &mut [T] {
@@ -227,6 +293,12 @@ fn cut<'a, T>(slice: &mut &'a mut [T], at: usize) -> &'a mut [T] {
     let (head, tail) = std::mem::take(slice).split_at_mut_checked(at).unwrap_or_default();
     *slice = tail;
     head
+}
+
+/// `N` rows of a selected column from `at` on, as an array that needs no bounds checks.
+#[inline(always)]
+pub(crate) fn rows_at<const N: usize, T>(column: &mut [T], at: usize) -> &mut [T; N] {
+    column.get_mut(at..).and_then(<[T]>::first_chunk_mut).expect("the caller has seen that there is room")
 }
 
 impl<'a> Slots<'a> {
@@ -303,7 +375,7 @@ impl EventColumns {
     /// No rows.
     #[must_use]
     pub fn empty(columns: Columns) -> Self {
-        ColumnsBuilder::new(0, columns, false).finish(0)
+        ColumnsBuilder::new(0, columns).finish(0)
     }
 
     /// Columns with copies of these values.
@@ -317,7 +389,7 @@ impl EventColumns {
                 .expecting(format!("{rows} values each"))
                 .but_found(format!("{}, {} and {}", y.len(), timestamp_us.len(), polarity.len())));
         }
-        let mut builder = ColumnsBuilder::new(rows, Columns::ALL, false);
+        let mut builder = ColumnsBuilder::new(rows, Columns::ALL);
         let slots = builder.slots();
         slots.x.copy_from_slice(x);
         slots.y.copy_from_slice(y);
@@ -398,7 +470,7 @@ impl EventColumns {
             return parts.pop().unwrap_or_else(|| Self::empty(columns));
         }
         let rows = parts.iter().map(Self::len).sum();
-        let mut builder = ColumnsBuilder::new(rows, columns, false);
+        let mut builder = ColumnsBuilder::new(rows, columns);
         let mut slots = builder.slots();
         for part in parts {
             let into = slots.split_off_front(part.len());

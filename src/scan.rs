@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::problem::Problems;
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::Selection;
+use crate::simd;
 use crate::source::Source;
 
 /// Bytes read at a time for planning a whole file.
@@ -220,10 +221,10 @@ impl<F: Segmented> Scan<F> {
     }
 
     /// Decodes whole segments, whose counts are exact, into one set of columns.
-    fn decode_all(&self, segments: &[Segment<F::State>], columns: Columns, recycle: bool) -> Result<EventColumns> {
+    fn decode_all(&self, segments: &[Segment<F::State>], columns: Columns) -> Result<EventColumns> {
         let rows: u64 = segments.iter().map(|segment| segment.events).sum();
         let rows = usize::try_from(rows).map_err(|_| Error::invalid(format!("{rows} events do not fit the address space")))?;
-        let mut builder = ColumnsBuilder::new(rows, columns, recycle);
+        let mut builder = ColumnsBuilder::new(rows, columns);
         let mut rest = builder.slots();
         let work: Vec<_> = segments
             .iter()
@@ -256,7 +257,7 @@ impl<F: Segmented> Scan<F> {
                     return Ok(kept);
                 }
                 let rows = usize::try_from(segment.events).unwrap_or(usize::MAX).min(SCRATCH_ROWS);
-                let mut scratch = ColumnsBuilder::new(rows.max(64), filter.columns, false);
+                let mut scratch = ColumnsBuilder::new(rows.max(64), filter.columns);
                 self.pieces(segment, |state, bytes| {
                     let mut slots = scratch.slots();
                     slots.clear();
@@ -285,7 +286,7 @@ impl<F: Segmented> Scan<F> {
             if selection.filters_rows() {
                 Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns))
             } else {
-                self.decode_all(&wanted, selection.columns, false)
+                self.decode_all(&wanted, selection.columns)
             }
         })
     }
@@ -333,7 +334,7 @@ impl<F: Segmented> Scan<F> {
         let mut segments: Vec<_> = index.segments.iter().filter(|segment| segment.events > 0).copied().collect();
         let only_time = Columns::NONE.with(Column::Timestamp);
         let extreme = |segment: &Segment<F::State>| -> Result<Option<(i64, i64)>> {
-            let times = pool.install(|| self.decode_all(std::slice::from_ref(segment), only_time, false))?;
+            let times = pool.install(|| self.decode_all(std::slice::from_ref(segment), only_time))?;
             let times = times.timestamp();
             Ok(times.iter().min().copied().zip(times.iter().max().copied()))
         };
@@ -376,6 +377,9 @@ fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     })
 }
 
+/// Buffers of windows that are done: their pages are there already.
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
 /// Plans a file window by window.
 struct Windows<S> {
     planner: Box<dyn Planner<State = S>>,
@@ -386,7 +390,8 @@ struct Windows<S> {
 
 impl<S: Copy + Send + Sync> Windows<S> {
     fn new<F: Segmented<State = S>>(format: &F) -> Self {
-        Self { planner: format.planner(), buffer: Vec::new(), offset: format.payload(), done: false }
+        let buffer = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        Self { planner: format.planner(), buffer, offset: format.payload(), done: false }
     }
 
     /// Appends the segments of the next window, of about `size` bytes, with their counts. False at the end.
@@ -433,6 +438,15 @@ impl<S: Copy + Send + Sync> Windows<S> {
     }
 }
 
+impl<S> Drop for Windows<S> {
+    fn drop(&mut self) {
+        let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < 2 && self.buffer.len() <= WINDOW {
+            buffers.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
 /// A stream of batches; it holds no reference to its [`Scan`], so that both can live in one object.
 pub(crate) struct Batches<F: Segmented> {
     selection: Selection,
@@ -475,7 +489,7 @@ impl<F: Segmented> Batches<F> {
                     let parts = scan.decode_some(&group, &self.selection)?;
                     Ok::<_, Error>(EventColumns::concat(parts, self.selection.columns))
                 } else {
-                    scan.decode_all(&group, self.selection.columns, true)
+                    scan.decode_all(&group, self.selection.columns)
                 }
             })?;
             if !decoded.is_empty() {
@@ -580,23 +594,34 @@ impl Filter {
         }
         let rows = slots.len;
         let mut keep = vec![1_u8; rows];
-        crate::simd::run(|| {
-            narrow(&mut keep, slots.x, self.x, (0, i16::MAX));
-            narrow(&mut keep, slots.y, self.y, (0, i16::MAX));
-            narrow(&mut keep, slots.t, self.t, (i64::MIN, i64::MAX));
-            narrow(&mut keep, slots.p, self.p, (-1, 1));
-        });
+        simd::run(Narrow(self, &mut keep, slots));
         let kept = keep.iter().map(|keep| usize::from(*keep)).sum();
         if kept == 0 {
             return EventColumns::empty(self.wanted);
         }
-        let mut builder = ColumnsBuilder::new(kept, self.wanted, false);
+        let mut builder = ColumnsBuilder::new(kept, self.wanted);
         let out = builder.slots();
         pick(&keep, slots.x, out.x);
         pick(&keep, slots.y, out.y);
         pick(&keep, slots.t, out.t);
         pick(&keep, slots.p, out.p);
         builder.finish(kept)
+    }
+}
+
+/// Marks the rows that pass a filter.
+struct Narrow<'a, 'b>(&'a Filter, &'a mut [u8], &'a Slots<'b>);
+
+impl simd::Kernel for Narrow<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(filter, keep, slots) = self;
+        narrow(keep, slots.x, filter.x, (0, i16::MAX));
+        narrow(keep, slots.y, filter.y, (0, i16::MAX));
+        narrow(keep, slots.t, filter.t, (i64::MIN, i64::MAX));
+        narrow(keep, slots.p, filter.p, (-1, 1));
     }
 }
 

@@ -54,29 +54,39 @@ fn detect() -> Level {
     Level::Scalar
 }
 
-/// Runs `work`, compiled for the best instruction set that may be used: the compiler inlines it and vectorises its
-/// loops for that set.
+/// A kernel: plain loops that the compiler vectorises for the instruction set it is run with.
+///
+/// A trait and not a closure, because only a method can be marked to be inlined always, and only what is inlined into
+/// the functions below is compiled for their instruction sets.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`, and so is all that they call in their loops.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs `kernel`, compiled for the best instruction set that may be used.
 #[inline(always)]
-pub(crate) fn run<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     match level() {
         // SAFETY: `level` is at most what `detect` found, and `detect` has checked each feature named here.
-        Level::Avx512 => return unsafe { with_avx512(work) },
+        Level::Avx512 => return unsafe { with_avx512(kernel) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { with_avx2(work) },
+        Level::Avx2 => return unsafe { with_avx2(kernel) },
         Level::Scalar => {}
     }
-    work()
+    kernel.run()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
-    work()
+fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512bitalg,avx512vbmi2")]
-fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
-    work()
+fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
 }

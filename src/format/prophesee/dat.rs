@@ -10,8 +10,8 @@
 //!
 //! <https://docs.prophesee.ai/stable/data/file_formats/dat.html>
 
-use super::word::{Counts, Encoding, Fill, Limits, Sink, State, TimeScan, u32_at, u64_at};
-use crate::columns::Slots;
+use super::word::{CountLoop, Counts, Encoding, Fill, FillLoop, Limits, Loops, ScanLoop, Sink, State, TimeScan, u32_at, u64_at};
+use crate::columns::{Slots, rows_at};
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
 
@@ -21,6 +21,11 @@ pub(crate) enum Record {
     CdV1,
     CdV2,
     Trigger,
+}
+
+#[inline(always)]
+const fn pixel_v2(word: u32) -> (u16, u16, bool) {
+    ((word & 0x3FFF) as u16, (word >> 14 & 0x3FFF) as u16, word >> 28 & 1 == 1)
 }
 
 #[derive(Debug, Clone)]
@@ -43,34 +48,37 @@ impl Dat {
     fn pixel(&self, word: u32) -> (u16, u16, bool) {
         match self.record {
             Record::CdV1 => ((word & 0x1FF) as u16, (word >> 9 & 0xFF) as u16, word >> 17 & 1 == 1),
-            _ => ((word & 0x3FFF) as u16, (word >> 14 & 0x3FFF) as u16, word >> 28 & 1 == 1),
+            _ => pixel_v2(word),
         }
     }
 
+}
+
+impl Loops for Dat {
     /// Decodes records whose time goes ahead by small steps, block by block.
     #[inline(always)]
-    fn fill_blocks<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+    fn fill_loop<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
         const BLOCK: usize = 16;
         let mut consumed = 0;
         for block in bytes.as_chunks::<{ 8 * BLOCK }>().0 {
             if out.room() < BLOCK {
                 break;
             }
-            let mut times = [0_u32; BLOCK];
-            let mut words = [0_u32; BLOCK];
-            for ((time, word), record) in times.iter_mut().zip(&mut words).zip(block.as_chunks::<8>().0) {
-                let record = u64::from_le_bytes(*record);
-                (*time, *word) = (record as u32, (record >> 32) as u32);
+            let records = block.as_chunks::<8>().0;
+            // Local copies: stores into the columns cannot change them.
+            let (clock, limits) = (state.clock, self.limits);
+            let (mut steps, mut words) = ([0_i32; BLOCK], [0_u32; BLOCK]);
+            for i in 0..BLOCK {
+                let record = u64::from_le_bytes(records[i]);
+                steps[i] = (record as u32).wrapping_sub(clock as u32).cast_signed();
+                words[i] = (record >> 32) as u32;
             }
-            let last = times[BLOCK - 1];
-            let near = |time: u32| time.wrapping_sub(state.clock as u32) <= Self::NEAR;
-            let mut bad = false;
-            for (time, word) in times.into_iter().zip(words) {
-                let (x, y, _) = self.pixel(word);
-                bad |= !near(time) | !self.limits.contains(x, y);
+            let mut bad = !state.timed | (clock < Self::NEAR.into());
+            for i in 0..BLOCK {
+                let (x, y, _) = pixel_v2(words[i]);
+                bad |= (steps[i].unsigned_abs() > Self::NEAR / 2) | !limits.contains(x, y);
             }
-            if bad || !state.timed {
-                let block = block.as_slice();
+            if bad {
                 let taken = self.walk(state, block, &mut Fill::<COLS>(out));
                 consumed += taken;
                 if taken < block.len() {
@@ -78,54 +86,75 @@ impl Dat {
                 }
                 continue;
             }
-            let rows = out.len..out.len + BLOCK;
             if COLS & 1 != 0 {
-                for (x, word) in out.x[rows.clone()].iter_mut().zip(words) {
-                    *x = self.pixel(word).0.cast_signed();
+                let x = rows_at::<BLOCK, _>(out.x, out.len);
+                for i in 0..BLOCK {
+                    x[i] = pixel_v2(words[i]).0.cast_signed();
                 }
             }
             if COLS & 2 != 0 {
-                for (y, word) in out.y[rows.clone()].iter_mut().zip(words) {
-                    *y = self.pixel(word).1.cast_signed();
+                let y = rows_at::<BLOCK, _>(out.y, out.len);
+                for i in 0..BLOCK {
+                    y[i] = pixel_v2(words[i]).1.cast_signed();
                 }
             }
             if COLS & 4 != 0 {
-                for (t, time) in out.t[rows.clone()].iter_mut().zip(times) {
-                    *t = state.clock + i64::from(time.wrapping_sub(state.clock as u32));
+                let t = rows_at::<BLOCK, _>(out.t, out.len);
+                for i in 0..BLOCK {
+                    t[i] = clock + i64::from(steps[i]);
                 }
             }
             if COLS & 8 != 0 {
-                for (p, word) in out.p[rows].iter_mut().zip(words) {
-                    *p = i8::from(self.pixel(word).2) * 2 - 1;
+                let p = rows_at::<BLOCK, _>(out.p, out.len);
+                for i in 0..BLOCK {
+                    p[i] = i8::from(pixel_v2(words[i]).2) * 2 - 1;
                 }
             }
             out.len += BLOCK;
-            state.clock += i64::from(last.wrapping_sub(state.clock as u32));
+            state.clock = clock + i64::from(steps[BLOCK - 1]);
             consumed += block.len();
         }
         consumed + self.walk(state, bytes.get(consumed..).unwrap_or_default(), &mut Fill::<COLS>(out))
     }
 
     #[inline(always)]
-    fn scan_records(bytes: &[u8]) -> Option<TimeScan> {
+    fn count_loop(&self, bytes: &[u8]) -> Option<Counts> {
+        let records = bytes.as_chunks::<8>().0;
+        let (mut outside, limits) = (false, self.limits);
+        for record in records {
+            let (x, y, _) = pixel_v2((u64::from_le_bytes(*record) >> 32) as u32);
+            outside |= !limits.contains(x, y);
+        }
+        (!outside).then_some(Counts { events: records.len() as u64, triggers: 0 })
+    }
+
+    #[inline(always)]
+    fn scan_loop(&self, bytes: &[u8]) -> Option<TimeScan> {
         const BLOCK: usize = 32;
         let records = bytes.as_chunks::<8>().0;
         let time = |record: &[u8; 8]| u64::from_le_bytes(*record) as u32;
         let mut scan = TimeScan::new(time(records.first()?));
-        for block in records.chunks(BLOCK) {
-            // Nearly always: no step back, all within `AHEAD` of the record before the block.
-            let (mut previous, mut ascending) = (scan.last, true);
+        let (blocks, rest) = records.as_chunks::<BLOCK>();
+        for block in blocks {
+            // Nearly always all are within half of `NEAR` of the record before the block, so within `NEAR` of each
+            // other, and no wrap is near.
+            let (mut lowest, mut highest, mut last) = (0, 0, 0);
             for record in block {
-                let now = time(record);
-                ascending &= now.wrapping_sub(previous) <= Self::NEAR / BLOCK as u32;
-                previous = now;
+                last = time(record).wrapping_sub(scan.last).cast_signed();
+                lowest = last.min(lowest);
+                highest = last.max(highest);
             }
-            if ascending && previous >= scan.last {
-                scan.push::<Self>(previous);
+            let half = (Self::NEAR / 2).cast_signed();
+            if lowest >= -half && highest <= half && (Self::NEAR..=u32::MAX - Self::NEAR).contains(&scan.last) {
+                scan.lowest = scan.lowest.min(scan.advance + i64::from(lowest));
+                scan.highest = scan.highest.max(scan.advance + i64::from(highest));
+                scan.advance += i64::from(last);
+                scan.last = scan.last.wrapping_add_signed(last);
             } else {
                 block.iter().for_each(|record| scan.push::<Self>(time(record)));
             }
         }
+        rest.iter().for_each(|record| scan.push::<Self>(time(record)));
         Some(scan)
     }
 }
@@ -186,7 +215,7 @@ impl Encoding for Dat {
 
     fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
         if self.size == 8 {
-            return simd::run(|| Self::scan_records(bytes));
+            return simd::run(ScanLoop(self, bytes));
         }
         let mut times = bytes.chunks_exact(self.size).map(u32_at);
         let mut scan = TimeScan::new(times.next()?);
@@ -195,24 +224,17 @@ impl Encoding for Dat {
     }
 
     fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
-        if self.size == 8 && self.record != Record::Trigger {
-            let records = bytes.as_chunks::<8>().0;
-            let outside = simd::run(|| {
-                records.iter().fold(false, |outside, record| {
-                    let (x, y, _) = self.pixel((u64::from_le_bytes(*record) >> 32) as u32);
-                    outside | !self.limits.contains(x, y)
-                })
-            });
-            if !outside {
-                return Counts { events: records.len() as u64, triggers: 0 };
+        if self.size == 8 && self.record == Record::CdV2 {
+            if let Some(counts) = simd::run(CountLoop(self, bytes)) {
+                return counts;
             }
         }
         self.count_by_walking(&mut state.clone(), bytes, offset, problems)
     }
 
     fn fill<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
-        if self.size == 8 && self.record != Record::Trigger {
-            simd::run(|| self.fill_blocks::<COLS>(state, bytes, out))
+        if self.size == 8 && self.record == Record::CdV2 {
+            simd::run(FillLoop::<_, COLS>(self, state, bytes, out))
         } else {
             self.walk(state, bytes, &mut Fill::<COLS>(out))
         }

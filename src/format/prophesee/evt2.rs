@@ -9,8 +9,8 @@
 //!
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt2.html>
 
-use super::word::{Counts, Encoding, Limits, Sink, State, TimeScan, u32_at};
-use crate::columns::Slots;
+use super::word::{CountLoop, Counts, Encoding, Fill, FillLoop, Limits, Loops, ScanLoop, Sink, State, TimeScan, u32_at};
+use crate::columns::{Slots, rows_at};
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
 
@@ -40,6 +40,11 @@ const fn low_of(word: u32) -> i64 {
     (word >> 22 & 0x3F) as i64
 }
 
+#[inline(always)]
+fn is_event(limits: Limits, word: u32) -> bool {
+    (word >> 28 < 2) & limits.contains(x_of(word), y_of(word))
+}
+
 impl Evt2 {
     /// Range of the coordinates.
     pub(crate) const RANGE: u16 = 2048;
@@ -48,63 +53,65 @@ impl Evt2 {
         Self { limits }
     }
 
-    #[inline(always)]
-    fn is_event(&self, word: u32) -> bool {
-        (word >> 28 < 2) & self.limits.contains(x_of(word), y_of(word))
-    }
-
     /// The block's words and whether all of them are events inside the geometry.
     #[inline(always)]
     fn block(&self, bytes: &[u8; 4 * BLOCK]) -> ([u32; BLOCK], bool) {
+        let limits = self.limits;
         let mut words = [0; BLOCK];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*bytes);
+        let mut bad = false;
+        for i in 0..BLOCK {
+            words[i] = u32::from_le_bytes(bytes.as_chunks::<4>().0[i]);
+            bad |= !is_event(limits, words[i]);
         }
-        let mut bad = 0_u32;
-        for word in words {
-            bad |= u32::from(!self.is_event(word));
-        }
-        (words, bad == 0)
+        (words, !bad)
     }
 
+}
+
+impl Loops for Evt2 {
     #[inline(always)]
-    fn fill_blocks<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+    fn fill_loop<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
         let mut consumed = 0;
         if !state.timed {
             let head = bytes.as_chunks::<4>().0.iter().take_while(|word| u32_at(*word) >> 28 != TIME_HIGH).count() + 1;
-            consumed = self.walk(state, bytes.get(..4 * head).unwrap_or(bytes), &mut super::word::Fill::<COLS>(out));
+            consumed = self.walk(state, bytes.get(..4 * head).unwrap_or(bytes), &mut Fill::<COLS>(out));
         }
         for block in bytes.get(consumed..).unwrap_or_default().as_chunks::<{ 4 * BLOCK }>().0 {
             if out.room() < BLOCK {
                 break;
             }
+            // Local copies: stores into the columns cannot change them.
+            let clock = state.clock;
             let (words, all_events) = self.block(block);
             if all_events {
-                let rows = out.len..out.len + BLOCK;
                 if COLS & 1 != 0 {
-                    for (x, word) in out.x[rows.clone()].iter_mut().zip(words) {
-                        *x = x_of(word).cast_signed();
+                    let x = rows_at::<BLOCK, _>(out.x, out.len);
+                    for i in 0..BLOCK {
+                        x[i] = x_of(words[i]).cast_signed();
                     }
                 }
                 if COLS & 2 != 0 {
-                    for (y, word) in out.y[rows.clone()].iter_mut().zip(words) {
-                        *y = y_of(word).cast_signed();
+                    let y = rows_at::<BLOCK, _>(out.y, out.len);
+                    for i in 0..BLOCK {
+                        y[i] = y_of(words[i]).cast_signed();
                     }
                 }
                 if COLS & 4 != 0 {
-                    for (t, word) in out.t[rows.clone()].iter_mut().zip(words) {
-                        *t = state.clock + low_of(word);
+                    let t = rows_at::<BLOCK, _>(out.t, out.len);
+                    for i in 0..BLOCK {
+                        t[i] = clock + low_of(words[i]);
                     }
                 }
                 if COLS & 8 != 0 {
-                    for (p, word) in out.p[rows].iter_mut().zip(words) {
-                        *p = (word >> 28) as i8 * 2 - 1;
+                    let p = rows_at::<BLOCK, _>(out.p, out.len);
+                    for i in 0..BLOCK {
+                        p[i] = (words[i] >> 28) as i8 * 2 - 1;
                     }
                 }
                 out.len += BLOCK;
             } else {
                 for word in words {
-                    if self.is_event(word) {
+                    if is_event(self.limits, word) {
                         out.push::<COLS>(x_of(word), y_of(word), state.clock + low_of(word), word >> 28 == 1);
                     } else if word >> 28 == TIME_HIGH {
                         state.tick(i64::from(word & 0x0FFF_FFFF) << 6, Self::PERIOD, i64::from(Self::NEAR) << 6);
@@ -113,18 +120,18 @@ impl Evt2 {
             }
             consumed += 4 * BLOCK;
         }
-        consumed + self.walk(state, bytes.get(consumed..).unwrap_or_default(), &mut super::word::Fill::<COLS>(out))
+        consumed + self.walk(state, bytes.get(consumed..).unwrap_or_default(), &mut Fill::<COLS>(out))
     }
 
     #[inline(always)]
-    fn count_blocks(&self, bytes: &[u8]) -> Option<Counts> {
+    fn count_loop(&self, bytes: &[u8]) -> Option<Counts> {
         let (mut events, mut triggers, mut outside) = (0_u64, 0_u64, 0_u32);
         let (blocks, rest) = bytes.as_chunks::<{ 4 * BLOCK }>();
         let mut count = |words: &[[u8; 4]]| {
             let (mut inside, mut edges) = (0_u32, 0_u32);
             for word in words {
                 let word = u32::from_le_bytes(*word);
-                let (cd, event) = (word >> 28 < 2, self.is_event(word));
+                let (cd, event) = (word >> 28 < 2, is_event(self.limits, word));
                 inside += u32::from(event);
                 outside |= u32::from(cd & !event);
                 edges += u32::from(word >> 28 == EXT_TRIGGER);
@@ -138,7 +145,7 @@ impl Evt2 {
     }
 
     #[inline(always)]
-    fn scan_blocks(bytes: &[u8]) -> Option<TimeScan> {
+    fn scan_loop(&self, bytes: &[u8]) -> Option<TimeScan> {
         let words = bytes.as_chunks::<4>().0;
         let first = words.iter().position(|word| u32::from_le_bytes(*word) >> 28 == TIME_HIGH)?;
         let mut last = u32::from_le_bytes(*words.get(first)?);
@@ -184,7 +191,7 @@ impl Encoding for Evt2 {
 
     fn is_foreign(&self, word: u64) -> bool {
         match word >> 28 {
-            0x0 | 0x1 => !self.is_event(word as u32),
+            0x0 | 0x1 => !is_event(self.limits, word as u32),
             0x8 | 0xA | 0xD | 0xE | 0xF => false,
             _ => true,
         }
@@ -218,15 +225,15 @@ impl Encoding for Evt2 {
     }
 
     fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
-        simd::run(|| Self::scan_blocks(bytes))
+        simd::run(ScanLoop(self, bytes))
     }
 
     fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
-        let regular = if state.timed { simd::run(|| self.count_blocks(bytes)) } else { None };
+        let regular = if state.timed { simd::run(CountLoop(self, bytes)) } else { None };
         regular.unwrap_or_else(|| self.count_by_walking(&mut state.clone(), bytes, offset, problems))
     }
 
     fn fill<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
-        simd::run(|| self.fill_blocks::<COLS>(state, bytes, out))
+        simd::run(FillLoop::<_, COLS>(self, state, bytes, out))
     }
 }

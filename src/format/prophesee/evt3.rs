@@ -13,7 +13,7 @@
 //!
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt3.html>
 
-use super::word::{Counts, Encoding, Fill, Limits, Sink, State, TimeScan, u16_at};
+use super::word::{Counts, Encoding, Fill, Limits, Loops, ScanLoop, Sink, State, TimeScan, u16_at};
 use crate::columns::Slots;
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
@@ -42,29 +42,6 @@ pub(super) fn advance(base: u16, columns: u16) -> u16 {
 impl Evt3 {
     pub(crate) fn new(limits: Limits) -> Self {
         Self { limits }
-    }
-
-    #[inline(always)]
-    fn scan_blocks(bytes: &[u8]) -> Option<TimeScan> {
-        let words = bytes.as_chunks::<2>().0;
-        let first = words.iter().position(|word| u16::from_le_bytes(*word) >> 12 == TIME_HIGH)?;
-        let mut last = u16::from_le_bytes(*words.get(first)?);
-        let mut scan = TimeScan::new(u32::from(last & 0xFFF));
-        for block in words.get(first..)?.chunks(64) {
-            let news = |word: &[u8; 2], last: u16| {
-                let word = u16::from_le_bytes(*word);
-                (word >> 12 == TIME_HIGH) & (word != last)
-            };
-            if block.iter().fold(false, |any, word| any | news(word, last)) {
-                for word in block {
-                    if news(word, last) {
-                        last = u16::from_le_bytes(*word);
-                        scan.push::<Self>(u32::from(last & 0xFFF));
-                    }
-                }
-            }
-        }
-        Some(scan)
     }
 
     #[inline(always)]
@@ -98,6 +75,31 @@ impl Evt3 {
         }
         state.base = advance(state.base, columns);
         true
+    }
+}
+
+impl Loops for Evt3 {
+    #[inline(always)]
+    fn scan_loop(&self, bytes: &[u8]) -> Option<TimeScan> {
+        let words = bytes.as_chunks::<2>().0;
+        let first = words.iter().position(|word| u16::from_le_bytes(*word) >> 12 == TIME_HIGH)?;
+        let mut last = u16::from_le_bytes(*words.get(first)?);
+        let mut scan = TimeScan::new(u32::from(last & 0xFFF));
+        for block in words.get(first..)?.chunks(64) {
+            let news = |word: &[u8; 2], last: u16| {
+                let word = u16::from_le_bytes(*word);
+                (word >> 12 == TIME_HIGH) & (word != last)
+            };
+            if block.iter().fold(false, |any, word| any | news(word, last)) {
+                for word in block {
+                    if news(word, last) {
+                        last = u16::from_le_bytes(*word);
+                        scan.push::<Self>(u32::from(last & 0xFFF));
+                    }
+                }
+            }
+        }
+        Some(scan)
     }
 }
 
@@ -193,7 +195,7 @@ impl Encoding for Evt3 {
     }
 
     fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
-        simd::run(|| Self::scan_blocks(bytes))
+        simd::run(ScanLoop(self, bytes))
     }
 
     /// Reads backwards until row, vector base and low time are known, which is near in any real stream.
@@ -264,6 +266,6 @@ impl Encoding for Evt3 {
         if simd::level() >= simd::Level::Avx512 {
             return super::evt3_avx512::fill::<COLS>(self, state, bytes, out);
         }
-        simd::run(|| self.walk(state, bytes, &mut Fill::<COLS>(out)))
+        self.walk(state, bytes, &mut Fill::<COLS>(out))
     }
 }

@@ -6,6 +6,7 @@
 use crate::columns::{Slots, TriggerColumns};
 use crate::problem::{ProblemCode, Problems};
 use crate::schema::{Columns, Geometry};
+use crate::simd;
 
 /// What a decoder knows at one place of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,4 +372,53 @@ pub(crate) fn u32_at(bytes: &[u8]) -> u32 {
 #[inline(always)]
 pub(crate) fn u64_at(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The kernels of an encoding that are plain loops, for [`simd::run`].
+pub(crate) trait Loops: Encoding {
+    /// [`Encoding::fill`].
+    #[inline(always)]
+    fn fill_loop<const COLS: u8>(&self, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+        self.walk(state, bytes, &mut Fill::<COLS>(out))
+    }
+    /// [`Encoding::count`] where nothing is dropped; `None` where something may be.
+    #[inline(always)]
+    fn count_loop(&self, _bytes: &[u8]) -> Option<Counts> {
+        None
+    }
+    /// [`Encoding::scan_times`].
+    fn scan_loop(&self, bytes: &[u8]) -> Option<TimeScan>;
+}
+
+/// [`Loops::fill_loop`] as a kernel.
+pub(crate) struct FillLoop<'a, 'b, E, const COLS: u8>(pub(crate) &'a E, pub(crate) &'a mut State, pub(crate) &'a [u8], pub(crate) &'a mut Slots<'b>);
+
+impl<E: Loops, const COLS: u8> simd::Kernel for FillLoop<'_, '_, E, COLS> {
+    type Output = usize;
+    #[inline(always)]
+    fn run(self) -> usize {
+        self.0.fill_loop::<COLS>(self.1, self.2, self.3)
+    }
+}
+
+/// [`Loops::count_loop`] as a kernel.
+pub(crate) struct CountLoop<'a, E>(pub(crate) &'a E, pub(crate) &'a [u8]);
+
+impl<E: Loops> simd::Kernel for CountLoop<'_, E> {
+    type Output = Option<Counts>;
+    #[inline(always)]
+    fn run(self) -> Option<Counts> {
+        self.0.count_loop(self.1)
+    }
+}
+
+/// [`Loops::scan_loop`] as a kernel.
+pub(crate) struct ScanLoop<'a, E>(pub(crate) &'a E, pub(crate) &'a [u8]);
+
+impl<E: Loops> simd::Kernel for ScanLoop<'_, E> {
+    type Output = Option<TimeScan>;
+    #[inline(always)]
+    fn run(self) -> Option<TimeScan> {
+        self.0.scan_loop(self.1)
+    }
 }
