@@ -130,7 +130,6 @@ trait Reader: Send + Sync {
 /// A stream of batches of one recording.
 trait BatchStream: Send {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
-    fn problems(&self) -> &Problems;
 }
 
 struct SegmentReader<F: Segmented> {
@@ -209,10 +208,6 @@ struct SegmentBatches<F: Segmented> {
 impl<F: Segmented> BatchStream for SegmentBatches<F> {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
         self.batches.next(&self.reader.scan, rows, pool)
-    }
-
-    fn problems(&self) -> &Problems {
-        self.batches.problems()
     }
 }
 
@@ -421,12 +416,6 @@ impl Batches {
 
     /// Empty time windows in a row that are given as empty batches.
     pub const EMPTY_WINDOWS: i64 = 1 << 16;
-
-    /// What was skipped or dropped in the part of the recording read so far.
-    #[must_use]
-    pub fn problems(&self) -> &Problems {
-        self.stream.problems()
-    }
 
     fn fetch(&mut self, rows: usize) -> Result<Option<EventColumns>> {
         if self.done {

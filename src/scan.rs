@@ -29,6 +29,14 @@ const READ: usize = 256 << 10;
 const SCRATCH_ROWS: usize = 16 << 10;
 /// Rows of a batch where the caller does not say.
 pub(crate) const BATCH_ROWS: usize = 512 << 10;
+/// Files of at least this size are bisected for a time range where there is no index.
+const SEEK_FROM: u64 = 32 << 20;
+/// Most bytes of a file that are planned at once after a bisection.
+const SEEK_TO: u64 = 64 << 20;
+/// Files of up to this size are planned as a whole for a time range; longer ones are planned as they are read.
+const PLAN_UP_TO: u64 = 4 << 30;
+/// Bytes decoded at a time where rows are filtered, so that their number is not known.
+const FILTER_WINDOW: u64 = 4 << 20;
 /// Segments of an index; where a file would have more, neighbours are merged.
 const INDEX_SEGMENTS: usize = 1 << 16;
 
@@ -44,6 +52,14 @@ pub(crate) struct Segment<S> {
     /// No event is earlier or later than these.
     pub(crate) first_us: i64,
     pub(crate) last_us: i64,
+}
+
+/// A part of a file and the state at its start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span<S> {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) state: S,
 }
 
 /// Finds the segments of a file from its bytes, in order.
@@ -63,7 +79,15 @@ pub(crate) trait Segmented: Send + Sync + 'static {
     /// Byte at which the payload starts.
     fn payload(&self) -> u64;
 
-    fn planner(&self) -> Box<dyn Planner<State = Self::State>>;
+    /// A planner that starts in this state.
+    fn planner(&self, state: Self::State) -> Box<dyn Planner<State = Self::State>>;
+
+    /// The state at the start of the payload.
+    fn start(&self) -> Self::State;
+
+    /// The part of a large file that has the events of a time range, found by bisection; `None` if that cannot be
+    /// told without a pass over the file.
+    fn seek(&self, source: &Source, range: TimeRange) -> Result<Option<Span<Self::State>>>;
 
     /// Counts the events and triggers of a segment, and what decoding it will drop.
     fn count(&self, segment: &mut Segment<Self::State>, bytes: &[u8], problems: &mut Problems);
@@ -82,6 +106,15 @@ pub(crate) trait Segmented: Send + Sync + 'static {
 
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
+}
+
+/// How much a pass over the file finds out about its segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Entry states and times.
+    Times,
+    /// Counts and problems too.
+    Counts,
 }
 
 /// The segments of a whole file.
@@ -166,11 +199,13 @@ pub(crate) struct Scan<F: Segmented> {
     pub(crate) source: Source,
     pub(crate) format: F,
     index: OnceLock<Index<F::State>>,
+    /// The segments without counts, which take less time to find and are all that a time range needs.
+    plan: OnceLock<Index<F::State>>,
 }
 
 impl<F: Segmented> Scan<F> {
     pub(crate) fn new(source: Source, format: F) -> Self {
-        Self { source, format, index: OnceLock::new() }
+        Self { source, format, index: OnceLock::new(), plan: OnceLock::new() }
     }
 
     /// The index if it has been built or loaded.
@@ -188,16 +223,56 @@ impl<F: Segmented> Scan<F> {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let index = pool.install(|| {
-            let mut windows = Windows::new(&self.format);
-            let mut index = Index { segments: Vec::new(), problems: Problems::default() };
-            while windows.next(self, WINDOW, &mut index)? {
-                index.coarsen();
+        let index = pool.install(|| match self.plan.get() {
+            Some(plan) => {
+                let mut index = plan.clone();
+                self.count(&mut index)?;
+                Ok(index)
             }
-            index.segments.shrink_to_fit();
-            Ok::<_, Error>(index)
+            None => self.pass(Depth::Counts),
         })?;
         Ok(self.index.get_or_init(|| index))
+    }
+
+    /// The segments with their times; counts are there only if the index has been built.
+    fn plan(&self, pool: &rayon::ThreadPool) -> Result<&Index<F::State>> {
+        if let Some(known) = self.index.get().or_else(|| self.plan.get()) {
+            return Ok(known);
+        }
+        let plan = pool.install(|| self.pass(Depth::Times))?;
+        Ok(self.plan.get_or_init(|| plan))
+    }
+
+    /// One pass over the file.
+    fn pass(&self, depth: Depth) -> Result<Index<F::State>> {
+        let mut windows = Windows::new(&self.format, depth);
+        let mut index = Index { segments: Vec::new(), problems: Problems::default() };
+        while windows.next(self, WINDOW, &mut index)? {
+            index.coarsen();
+        }
+        index.segments.shrink_to_fit();
+        Ok(index)
+    }
+
+    /// Counts the segments of a plan.
+    fn count(&self, index: &mut Index<F::State>) -> Result<()> {
+        let found: Vec<_> = index
+            .segments
+            .par_iter_mut()
+            .map(|segment| {
+                let mut problems = Problems::default();
+                let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
+                with_buffer(|buffer| {
+                    buffer.resize(buffer.len().max(len), 0);
+                    let bytes = buffer.get_mut(..len).unwrap_or_default();
+                    self.source.read_exact_at(bytes, segment.offset)?;
+                    self.format.count(segment, bytes, &mut problems);
+                    Ok(problems)
+                })
+            })
+            .collect::<Result<_>>()?;
+        found.iter().for_each(|problems| index.problems.merge(problems));
+        Ok(())
     }
 
     /// Reads a segment piece by piece and gives each piece to `decode`, which returns the bytes it consumed.
@@ -253,11 +328,7 @@ impl<F: Segmented> Scan<F> {
             .par_iter()
             .map(|segment| {
                 let mut kept = Vec::new();
-                if segment.events == 0 {
-                    return Ok(kept);
-                }
-                let rows = usize::try_from(segment.events).unwrap_or(usize::MAX).min(SCRATCH_ROWS);
-                let mut scratch = ColumnsBuilder::new(rows.max(64), filter.columns);
+                let mut scratch = ColumnsBuilder::new(SCRATCH_ROWS, filter.columns);
                 self.pieces(segment, |state, bytes| {
                     let mut slots = scratch.slots();
                     slots.clear();
@@ -280,15 +351,49 @@ impl<F: Segmented> Scan<F> {
             let parts = self.batches(selection).collect_parts(self, pool)?;
             return Ok(EventColumns::concat(parts, selection.columns));
         }
-        let index = self.index(pool)?;
-        let wanted: Vec<_> = index.segments.iter().filter(|segment| in_time(segment, selection.time_range)).copied().collect();
-        pool.install(|| {
-            if selection.filters_rows() {
-                Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns))
-            } else {
-                self.decode_all(&wanted, selection.columns)
-            }
-        })
+        if !selection.filters_rows() {
+            let index = self.index(pool)?;
+            return pool.install(|| self.decode_all(&index.segments, selection.columns));
+        }
+        let wanted = self.in_time(selection.time_range, pool)?;
+        pool.install(|| Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns)))
+    }
+
+    /// The segments that can have events of these times.
+    fn in_time(&self, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Vec<Segment<F::State>>> {
+        if !self.is_planned()
+            && let Some(found) = self.bisect(range, pool)?
+        {
+            return Ok(found);
+        }
+        let plan = self.plan(pool)?;
+        Ok(plan.segments.iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)).copied().collect())
+    }
+
+    /// Whether the segments of the whole file are known.
+    fn is_planned(&self) -> bool {
+        self.index.get().or_else(|| self.plan.get()).is_some()
+    }
+
+    /// The segments that can have events of these times, found without a pass over the file.
+    fn bisect(&self, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Option<Vec<Segment<F::State>>>> {
+        if range.is_all() || self.source.len() < SEEK_FROM {
+            return Ok(None);
+        }
+        match self.format.seek(&self.source, range)? {
+            Some(span) if span.end - span.start <= SEEK_TO => pool.install(|| self.plan_span(span)).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The segments of a part of the file.
+    fn plan_span(&self, span: Span<F::State>) -> Result<Vec<Segment<F::State>>> {
+        let len = usize::try_from(span.end - span.start).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len];
+        self.source.read_exact_at(&mut bytes, span.start)?;
+        let mut segments = Vec::new();
+        self.format.planner(span.state).plan(&bytes, span.start, true, &mut segments, &mut Problems::default());
+        Ok(segments)
     }
 
     /// Everything that `selection` wants, batch by batch.
@@ -296,12 +401,10 @@ impl<F: Segmented> Scan<F> {
         Batches {
             selection: selection.clone(),
             left: selection.limit.unwrap_or(u64::MAX),
-            windows: Windows::new(&self.format),
-            next_segment: 0,
+            windows: Windows::new(&self.format, if selection.filters_rows() { Depth::Times } else { Depth::Counts }),
             window: FIRST_WINDOW,
             segments: VecDeque::new(),
             ready: VecDeque::new(),
-            problems: Problems::default(),
             done: false,
         }
     }
@@ -363,9 +466,6 @@ impl<F: Segmented> Scan<F> {
     }
 }
 
-fn in_time<S>(segment: &Segment<S>, range: TimeRange) -> bool {
-    segment.events > 0 && range.intersects(segment.first_us, segment.last_us)
-}
 
 /// Runs `work` with this thread's read buffer.
 fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
@@ -385,13 +485,14 @@ struct Windows<S> {
     planner: Box<dyn Planner<State = S>>,
     buffer: Vec<u8>,
     offset: u64,
+    depth: Depth,
     done: bool,
 }
 
 impl<S: Copy + Send + Sync> Windows<S> {
-    fn new<F: Segmented<State = S>>(format: &F) -> Self {
+    fn new<F: Segmented<State = S>>(format: &F, depth: Depth) -> Self {
         let buffer = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Self { planner: format.planner(), buffer, offset: format.payload(), done: false }
+        Self { planner: format.planner(format.start()), buffer, offset: format.payload(), depth, done: false }
     }
 
     /// Appends the segments of the next window, of about `size` bytes, with their counts. False at the end.
@@ -416,7 +517,8 @@ impl<S: Copy + Send + Sync> Windows<S> {
                 size = size.saturating_mul(2);
                 continue;
             }
-            let counted: Vec<_> = segments
+            let to_count = if self.depth == Depth::Counts { segments.as_mut_slice() } else { &mut [] };
+            let counted: Vec<_> = to_count
                 .par_iter_mut()
                 .map(|segment| {
                     let mut problems = Problems::default();
@@ -453,22 +555,14 @@ pub(crate) struct Batches<F: Segmented> {
     /// Rows still wanted.
     left: u64,
     windows: Windows<F::State>,
-    /// Next segment of the index, where there is one.
-    next_segment: usize,
     /// Bytes of the next window.
     window: usize,
     segments: VecDeque<Segment<F::State>>,
     ready: VecDeque<EventColumns>,
-    problems: Problems,
     done: bool,
 }
 
 impl<F: Segmented> Batches<F> {
-    /// What was skipped or dropped in the part read so far.
-    pub(crate) fn problems(&self) -> &Problems {
-        &self.problems
-    }
-
     /// The next batch of up to about `rows` rows, never an empty one.
     pub(crate) fn next(&mut self, scan: &Scan<F>, rows: usize, pool: &rayon::ThreadPool) -> Result<Option<EventColumns>> {
         loop {
@@ -480,8 +574,11 @@ impl<F: Segmented> Batches<F> {
                 self.left -= take as u64;
                 return Ok(Some(if take < batch.len() { batch.slice(0, take) } else { batch }));
             }
-            if self.segments.is_empty() && (self.done || !self.more(scan, pool)?) {
-                return Ok(None);
+            if self.segments.is_empty() {
+                if self.done || !self.more(scan, pool)? {
+                    return Ok(None);
+                }
+                continue;
             }
             let group = self.group(rows);
             let decoded = pool.install(|| {
@@ -500,14 +597,16 @@ impl<F: Segmented> Batches<F> {
 
     /// Segments to decode together: at least one, and no more than make `rows` rows.
     fn group(&mut self, rows: usize) -> Vec<Segment<F::State>> {
-        let limit = (rows as u64).min(self.left.max(1));
+        let filtered = self.selection.filters_rows();
+        let limit = if filtered { FILTER_WINDOW.min(rows as u64 * 8) } else { (rows as u64).min(self.left.max(1)) };
         let mut group = Vec::new();
-        let mut events = 0;
+        let mut total = 0;
         while let Some(segment) = self.segments.front() {
-            if !group.is_empty() && events + segment.events > limit {
+            let size = if filtered { segment.len } else { segment.events };
+            if !group.is_empty() && total + size > limit {
                 break;
             }
-            events += segment.events;
+            total += size;
             group.extend(self.segments.pop_front());
         }
         group
@@ -515,22 +614,25 @@ impl<F: Segmented> Batches<F> {
 
     /// Finds more segments.
     fn more(&mut self, scan: &Scan<F>, pool: &rayon::ThreadPool) -> Result<bool> {
-        // A time range is found through the index. Without one, the file is planned as it is read.
         let range = self.selection.time_range;
-        let index = if range.is_all() && self.windows.offset > scan.format.payload() { None } else { scan.known_index() };
-        let index = if index.is_none() && !range.is_all() { Some(scan.index(pool)?) } else { index };
-        if let Some(index) = index {
-            let wanted = index.segments.iter().skip(self.next_segment).filter(|segment| in_time(segment, range));
-            self.segments.extend(wanted.copied());
-            self.problems = index.problems.clone();
-            self.done = true;
-            return Ok(!self.segments.is_empty());
+        if self.windows.offset == scan.format.payload() {
+            let planned = if range.is_all() {
+                scan.known_index().map(|index| index.segments.clone())
+            } else if scan.is_planned() || scan.source.len() <= PLAN_UP_TO {
+                Some(scan.in_time(range, pool)?)
+            } else {
+                scan.bisect(range, pool)?
+            };
+            if let Some(segments) = planned {
+                self.segments.extend(segments);
+                self.done = true;
+                return Ok(!self.segments.is_empty());
+            }
         }
         let mut found = Index { segments: Vec::new(), problems: Problems::default() };
         let some = pool.install(|| self.windows.next(scan, self.window, &mut found))?;
         self.window = (2 * self.window).min(BATCH_WINDOW);
-        self.problems.merge(&found.problems);
-        self.segments.extend(found.segments);
+        self.segments.extend(found.segments.into_iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)));
         self.done = !some;
         Ok(some)
     }

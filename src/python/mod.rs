@@ -147,10 +147,6 @@ impl PyBatches {
         let next = errors::run(py, || self.0.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
         Ok(next.map(|events| Batch::new(events.to_record_batch())))
     }
-
-    fn problems(&self) -> Vec<ProblemRow> {
-        problem_rows(self.0.lock().unwrap_or_else(PoisonError::into_inner).problems())
-    }
 }
 
 /// A recording being written.

@@ -163,6 +163,7 @@ impl Encoding for Dat {
     const NAME: &'static str = "dat";
     const TIME_BITS: u32 = 32;
     const TIME_SHIFT: u32 = 0;
+    const SEEKABLE: bool = true;
 
     fn word_bytes(&self) -> usize {
         self.size

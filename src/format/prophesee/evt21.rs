@@ -29,6 +29,7 @@ impl Encoding for Evt21 {
     const NAME: &'static str = "evt21";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
+    const SEEKABLE: bool = true;
 
     fn word_bytes(&self) -> usize {
         8

@@ -6,8 +6,9 @@ use super::{Confidence, Format, Identity, looks_like};
 use crate::columns::{Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::Problems;
-use crate::scan::{Planner, Segment, Segmented};
-use crate::schema::{Columns, Geometry};
+use crate::scan::{Planner, Segment, Segmented, Span};
+use crate::schema::{Columns, Geometry, TimeRange};
+use crate::source::Source;
 
 mod dat;
 mod evt2;
@@ -18,6 +19,7 @@ mod evt3_avx512;
 mod evt4;
 mod guess;
 mod header;
+mod seek;
 mod timeline;
 mod word;
 pub(crate) mod writer;
@@ -245,8 +247,16 @@ impl<E: Encoding> Segmented for Raw<E> {
         self.payload
     }
 
-    fn planner(&self) -> Box<dyn Planner<State = State>> {
-        Box::new(timeline::Timeline::new(self.encoding.clone()))
+    fn planner(&self, state: State) -> Box<dyn Planner<State = State>> {
+        Box::new(timeline::Timeline::new(self.encoding.clone(), state))
+    }
+
+    fn start(&self) -> State {
+        State::START
+    }
+
+    fn seek(&self, source: &Source, range: TimeRange) -> Result<Option<Span<State>>> {
+        seek::seek(&self.encoding, self.payload, source, range)
     }
 
     fn count(&self, segment: &mut Segment<State>, bytes: &[u8], problems: &mut Problems) {

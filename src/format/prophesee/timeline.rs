@@ -61,8 +61,8 @@ struct Window<'a> {
 }
 
 impl<E: Encoding> Timeline<E> {
-    pub(crate) fn new(encoding: E) -> Self {
-        Self { encoding, state: State::START, lost_from: None, segment: SEGMENT }
+    pub(crate) fn new(encoding: E, state: State) -> Self {
+        Self { encoding, state, lost_from: None, segment: SEGMENT }
     }
 
     /// The value of the last time word before `state`.

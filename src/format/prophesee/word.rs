@@ -248,6 +248,9 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
     /// Microseconds that an event can be later than the time word before it.
     const WITHIN: i64 = (1 << Self::TIME_SHIFT) - 1;
 
+    /// Whether a decoder that knows the time can start at any word, so that a file can be bisected.
+    const SEEKABLE: bool = false;
+
     /// Bytes of a word.
     fn word_bytes(&self) -> usize;
 
