@@ -8,6 +8,11 @@ use crate::error::Result;
 use crate::recording::Recording;
 use crate::selection::Selection;
 
+#[cfg(feature = "lazy")]
+mod lazy;
+#[cfg(feature = "lazy")]
+pub use lazy::load_events;
+
 /// The selected events of a recording as a Polars `DataFrame`: one chunk a column, the decoder's own buffers.
 ///
 /// # Errors

@@ -51,6 +51,8 @@ mod write;
 pub use columns::{EventColumns, TriggerColumns, event_schema, trigger_schema};
 pub use error::{Error, ErrorKind, Result};
 pub use format::{Confidence, Format, Identity, identify};
+#[cfg(feature = "lazy")]
+pub use frame::load_events;
 #[cfg(feature = "polars")]
 pub use frame::read_events;
 pub use problem::{Problem, ProblemCode, Problems, Severity};

@@ -175,8 +175,9 @@ mod tests {
 
     #[test]
     fn fields_and_end() {
-        let header = Header::parse(b"% evt 3.0\r\n% format EVT3;height=720;width=0x500\n% note  two   words\n% end\n\x64\x80");
-        assert_eq!(header.end, 70);
+        let file = b"% evt 3.0\r\n% format EVT3;height=720;width=0x500\n% note  two   words\n% end\n\x64\x80";
+        let header = Header::parse(file);
+        assert_eq!(header.end, file.len() - 2);
         assert_eq!(header.get("evt"), Some("3.0"));
         assert_eq!(header.get("note"), Some("two words"));
         assert_eq!(header.get("end"), None);

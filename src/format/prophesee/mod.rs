@@ -20,6 +20,8 @@ mod evt4;
 mod guess;
 mod header;
 mod seek;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod word;
 pub(crate) mod writer;

@@ -87,8 +87,8 @@ impl<E: Encoding> Timeline<E> {
         first.filter(|_| foreign >= FOREIGN && 4 * foreign >= words)
     }
 
-    /// Judges the time word `value` at `at`, which is not near `current`; `span` is where the span of the time word
-    /// before it starts.
+    /// Judges the time word `value` at `at`, which is not near `current`; `span` is where the words
+    /// after the last time word start.
     fn judge(&self, window: Window<'_>, span: usize, at: usize, value: u32, current: Option<u32>) -> Verdict {
         let bytes = window.bytes;
         let limit = bytes.len().min(at + LOOK);
@@ -249,7 +249,7 @@ impl<E: Encoding> Timeline<E> {
                         }
                         self.report(window.offset + at as u64, (resume - at) as u64, problems);
                         times = (exit.clock, exit.clock);
-                        (open, at) = (resume, resume);
+                        (open, at, span) = (resume, resume, resume);
                         if resume > to {
                             return Ok(resume);
                         }
@@ -258,7 +258,7 @@ impl<E: Encoding> Timeline<E> {
                 }
                 self.tick(&mut exit, value);
                 times = (times.0.min(exit.clock), times.1.max(exit.clock));
-                span = at;
+                span = next;
             }
             at = next;
         }
@@ -323,7 +323,7 @@ impl<E: Encoding> Planner for Timeline<E> {
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> usize {
         let window = Window { bytes, offset, last };
         let mut at = 0;
-        // Where the span of the time word before `at` starts, as far as it is in the window.
+        // Where the words after the last time word before `at` start, as far as they are in the window.
         let mut span = 0;
         // The time word at which a search ended: it needs no other word's support.
         let mut trusted = None;
@@ -370,7 +370,7 @@ impl<E: Encoding> Planner for Timeline<E> {
                 if smooth {
                     self.close_smooth(window, (from, to), scan, plan);
                     if scan.is_some() {
-                        span = self.last_time(bytes, from, to).unwrap_or(from);
+                        span = self.last_time(bytes, from, to).map_or(from, |at| at + self.encoding.word_bytes());
                     }
                     at = to;
                     continue;
@@ -384,7 +384,7 @@ impl<E: Encoding> Planner for Timeline<E> {
                     span = at;
                     break;
                 }
-                span = self.last_time(bytes, from, to).unwrap_or(span);
+                span = self.last_time(bytes, from, to).map_or(span, |at| at + self.encoding.word_bytes());
             }
         }
     }
