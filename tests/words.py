@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 _RAW = {
@@ -97,6 +99,7 @@ def trigger_dat(t: int, number: int, on: int) -> int:
     return t % 2**32 | (on | number << 26) << 32
 
 
+@functools.cache
 def sensor_stream(
     kind: str, events: int, *, seed: int = 0, geometry: tuple[int, int] = (640, 480), start_us: int = 5_000_000
 ) -> bytes:
