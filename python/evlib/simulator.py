@@ -107,9 +107,10 @@ def simulate(
 
     Examples
     --------
+    >>> import evlib
     >>> events = evlib.simulate(20_000, geometry=(64, 48), seed=7)
-    >>> events.schema
-    Schema({'x': Int16, 'y': Int16, 'timestamp': Duration(time_unit='us'), 'polarity': Int8})
+    >>> dict(events.schema)
+    {'x': Int16, 'y': Int16, 'timestamp': Duration(time_unit='us'), 'polarity': Int8}
     >>> events["timestamp"].is_sorted(), events.equals(evlib.simulate(20_000, geometry=(64, 48), seed=7))
     (True, True)
     """
