@@ -385,9 +385,12 @@ impl EventColumns {
     pub fn from_slices(x: &[i16], y: &[i16], timestamp_us: &[i64], polarity: &[i8]) -> Result<Self> {
         let rows = x.len();
         if [y.len(), timestamp_us.len(), polarity.len()] != [rows; 3] {
-            return Err(Error::invalid("columns differ in length")
-                .expecting(format!("{rows} values each"))
-                .but_found(format!("{}, {} and {}", y.len(), timestamp_us.len(), polarity.len())));
+            return Err(Error::invalid("columns differ in length").expecting(format!("{rows} values each")).but_found(format!(
+                "{}, {} and {}",
+                y.len(),
+                timestamp_us.len(),
+                polarity.len()
+            )));
         }
         let mut builder = ColumnsBuilder::new(rows, Columns::ALL);
         let slots = builder.slots();

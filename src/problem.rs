@@ -137,9 +137,7 @@ impl Problems {
     pub(crate) fn merge(&mut self, other: &Self) {
         for problem in &other.entries {
             let mut examples = problem.examples.iter();
-            self.add(problem.code, problem.count, problem.bytes, problem.first_offset, || {
-                examples.next().cloned().unwrap_or_default()
-            });
+            self.add(problem.code, problem.count, problem.bytes, problem.first_offset, || examples.next().cloned().unwrap_or_default());
             if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == problem.code) {
                 let room = Self::EXAMPLES.saturating_sub(entry.examples.len());
                 entry.examples.extend(examples.take(room).cloned());

@@ -296,7 +296,15 @@ impl Recording {
     /// `InvalidArgument` if the threads cannot be started. Errors of reading come with the batches.
     pub fn batches(&self, selection: Selection) -> Result<Batches> {
         let stream = Arc::clone(&self.reader).batches(&selection);
-        Ok(Batches { stream, pool: self.pool.get()?, size: Size::About(BATCH_ROWS), columns: selection.columns, held: Vec::new(), window_end: None, done: false })
+        Ok(Batches {
+            stream,
+            pool: self.pool.get()?,
+            size: Size::About(BATCH_ROWS),
+            columns: selection.columns,
+            held: Vec::new(),
+            window_end: None,
+            done: false,
+        })
     }
 
     /// The external triggers. Costs the index pass and the decoding of the segments that hold any.
@@ -358,7 +366,11 @@ impl Recording {
 
 impl fmt::Debug for Recording {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recording").field("path", &self.path).field("format", &self.format()).field("geometry", &self.geometry).finish_non_exhaustive()
+        f.debug_struct("Recording")
+            .field("path", &self.path)
+            .field("format", &self.format())
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -472,7 +484,11 @@ impl Batches {
             }
             let next = batch.timestamp().get(inside).copied().unwrap_or(end);
             let skipped = (next - end) / duration;
-            self.window_end = Some(end.saturating_add(if parts.is_empty() && skipped > Self::EMPTY_WINDOWS { (skipped + 1).saturating_mul(duration) } else { duration }));
+            self.window_end = Some(end.saturating_add(if parts.is_empty() && skipped > Self::EMPTY_WINDOWS {
+                (skipped + 1).saturating_mul(duration)
+            } else {
+                duration
+            }));
             self.held.insert(0, batch.slice(inside, batch.len() - inside));
             if parts.is_empty() && skipped > Self::EMPTY_WINDOWS {
                 continue;

@@ -19,7 +19,7 @@ use crate::simd;
 use crate::source::Source;
 
 /// Bytes read at a time for planning a whole file.
-const WINDOW: usize = 8 << 20;
+const WINDOW: usize = 4 << 20;
 /// Bytes of the first window of a stream of batches, and of the later ones.
 const FIRST_WINDOW: usize = 64 << 10;
 const BATCH_WINDOW: usize = 2 << 20;
@@ -466,7 +466,6 @@ impl<F: Segmented> Scan<F> {
     }
 }
 
-
 /// Runs `work` with this thread's read buffer.
 fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
@@ -666,11 +665,13 @@ impl Filter {
             let last = range.end.saturating_sub(1).min(i16::MAX.into());
             (i16::try_from(range.start.max(0)).unwrap_or(i16::MAX), i16::try_from(last).unwrap_or(-1))
         };
-        let mut filter = Self { x: (0, i16::MAX), y: (0, i16::MAX), t: (i64::MIN, i64::MAX), p: (-1, 1), columns, wanted: columns, nothing: false };
+        let mut filter =
+            Self { x: (0, i16::MAX), y: (0, i16::MAX), t: (i64::MIN, i64::MAX), p: (-1, 1), columns, wanted: columns, nothing: false };
         if let Some(region) = &selection.region {
             (filter.x, filter.y) = (bounds(&region.x), bounds(&region.y));
             columns = columns.with(Column::X).with(Column::Y);
-            filter.nothing |= region.x.is_empty() || region.y.is_empty() || region.x.start > i16::MAX.into() || region.y.start > i16::MAX.into();
+            filter.nothing |=
+                region.x.is_empty() || region.y.is_empty() || region.x.start > i16::MAX.into() || region.y.start > i16::MAX.into();
         }
         if !selection.time_range.is_all() {
             filter.t.0 = selection.time_range.start();

@@ -39,9 +39,7 @@ impl Column {
     /// `InvalidArgument` for a name that is not one of `x`, `y`, `timestamp`, `polarity`.
     pub fn from_name(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|column| column.name() == name).ok_or_else(|| {
-            Error::invalid("unknown column")
-                .expecting("one of `x`, `y`, `timestamp`, `polarity`")
-                .but_found(format!("`{name}`"))
+            Error::invalid("unknown column").expecting("one of `x`, `y`, `timestamp`, `polarity`").but_found(format!("`{name}`"))
         })
     }
 }

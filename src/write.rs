@@ -56,7 +56,11 @@ impl EventWriter {
         let encoder: Box<dyn Encoder> = match format {
             Format::Evt3 => Box::new(Evt3Encoder::new(geometry)),
             Format::Evt2 => Box::new(Evt2Encoder::default()),
-            other => return Err(Error::invalid("this format is read but not written").expecting("`evt3` or `evt2`").but_found(format!("`{other}`"))),
+            other => {
+                return Err(Error::invalid("this format is read but not written")
+                    .expecting("`evt3` or `evt2`")
+                    .but_found(format!("`{other}`")));
+            }
         };
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
@@ -69,7 +73,17 @@ impl EventWriter {
         let partial = PathBuf::from(partial);
         let mut file = File::create(&partial).map_err(|error| Error::io(error, path))?;
         file.write_all(&encoder.header(geometry, &date(SystemTime::now()))).map_err(|error| Error::io(error, path))?;
-        Ok(Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: Vec::new(), rows: 0, last_us: 0 })
+        Ok(Self {
+            path: path.to_path_buf(),
+            partial,
+            file: Some(file),
+            encoder,
+            geometry,
+            overwrite,
+            buffer: Vec::new(),
+            rows: 0,
+            last_us: 0,
+        })
     }
 
     /// Appends events. All four columns are needed; times must not go back.
@@ -87,7 +101,9 @@ impl EventWriter {
         while at < events.len() {
             let rows = at..events.len().min(at + CHUNK / 16);
             at = rows.end;
-            let (Some(x), Some(y), Some(t), Some(p)) = (x.get(rows.clone()), y.get(rows.clone()), t.get(rows.clone()), p.get(rows)) else { break };
+            let (Some(x), Some(y), Some(t), Some(p)) = (x.get(rows.clone()), y.get(rows.clone()), t.get(rows.clone()), p.get(rows)) else {
+                break;
+            };
             self.encoder.encode(x, y, t, p, &mut self.buffer);
             if self.buffer.len() >= CHUNK {
                 self.flush()?;

@@ -78,9 +78,15 @@ impl AnonymousScan for Scan {
             selection.limit = Some(selection.limit.map_or(rows, |limit| limit.min(rows)));
         }
         let frame = self.0.read(&selection).map_err(error)?.to_dataframe();
-        match query.predicate {
-            Some(predicate) => frame.lazy().filter(predicate).collect(),
-            None => Ok(frame),
+        let frame = match query.predicate {
+            Some(predicate) => frame.lazy().filter(predicate).collect()?,
+            None => frame,
+        };
+        // The engine relies on the order of the columns that it asks for.
+        match (&query.output_schema, &query.with_columns) {
+            (Some(schema), _) => frame.select(schema.iter_names_cloned()),
+            (None, Some(names)) => frame.select(names.iter().cloned()),
+            (None, None) => Ok(frame),
         }
     }
 

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 
 use arrow_array::cast::AsArray;
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
-use arrow_array::ffi_stream::{RecordBatchStreamReader, FFI_ArrowArrayStream};
+use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
 use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type};
 use arrow_array::{Array, RecordBatch, RecordBatchReader, StructArray};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -65,7 +65,8 @@ pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
     let reader = reader.map_err(|error| PyTypeError::new_err(error.to_string()))?;
     let expected = event_schema(Columns::ALL);
     let given = reader.schema();
-    let same = given.fields().len() == 4 && given.fields().iter().zip(expected.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
+    let same = given.fields().len() == 4
+        && given.fields().iter().zip(expected.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
     if !same {
         return Err(PyTypeError::new_err(format!("expected columns {expected}, found {given}")));
     }
@@ -77,7 +78,8 @@ pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
             }
             let (x, y) = (batch.column(0).as_primitive::<Int16Type>(), batch.column(1).as_primitive::<Int16Type>());
             let (t, p) = (batch.column(2).as_primitive::<DurationMicrosecondType>(), batch.column(3).as_primitive::<Int8Type>());
-            EventColumns::from_slices(x.values(), y.values(), t.values(), p.values()).map_err(|error| PyValueError::new_err(error.to_string()))
+            EventColumns::from_slices(x.values(), y.values(), t.values(), p.values())
+                .map_err(|error| PyValueError::new_err(error.to_string()))
         })
         .collect()
 }

@@ -118,7 +118,14 @@ impl PyRecording {
     }
 
     #[pyo3(signature = (selection, batch_rows=None, rows=None, duration_us=None))]
-    fn batches(&self, py: Python<'_>, selection: PySelection, batch_rows: Option<usize>, rows: Option<usize>, duration_us: Option<i64>) -> PyResult<PyBatches> {
+    fn batches(
+        &self,
+        py: Python<'_>,
+        selection: PySelection,
+        batch_rows: Option<usize>,
+        rows: Option<usize>,
+        duration_us: Option<i64>,
+    ) -> PyResult<PyBatches> {
         let mut batches = errors::run(py, || self.0.batches(selection.into_selection()?))?;
         if let Some(rows) = batch_rows {
             batches = batches.with_about(rows);
@@ -157,7 +164,8 @@ struct PyWriter(Mutex<Option<crate::EventWriter>>);
 impl PyWriter {
     #[new]
     fn new(py: Python<'_>, path: PathBuf, format: &str, geometry: (u32, u32), overwrite: bool) -> PyResult<Self> {
-        let writer = errors::run(py, || crate::EventWriter::create(path, format.parse()?, Geometry::new(geometry.0, geometry.1)?, overwrite))?;
+        let writer =
+            errors::run(py, || crate::EventWriter::create(path, format.parse()?, Geometry::new(geometry.0, geometry.1)?, overwrite))?;
         Ok(Self(Mutex::new(Some(writer))))
     }
 
@@ -186,7 +194,13 @@ impl PyWriter {
 
 #[pyfunction]
 #[pyo3(signature = (path, format=None, geometry=None, threads=None))]
-fn open(py: Python<'_>, path: PathBuf, format: Option<&str>, geometry: Option<(u32, u32)>, threads: Option<usize>) -> PyResult<PyRecording> {
+fn open(
+    py: Python<'_>,
+    path: PathBuf,
+    format: Option<&str>,
+    geometry: Option<(u32, u32)>,
+    threads: Option<usize>,
+) -> PyResult<PyRecording> {
     errors::run(py, || {
         let mut options = OpenOptions::default();
         options.format = format.map(str::parse::<Format>).transpose()?;

@@ -51,7 +51,6 @@ impl Dat {
             _ => pixel_v2(word),
         }
     }
-
 }
 
 impl Loops for Dat {

@@ -65,7 +65,6 @@ impl Evt2 {
         }
         (words, !bad)
     }
-
 }
 
 impl Loops for Evt2 {

@@ -59,7 +59,12 @@ impl Evt3 {
                 }
                 let outside = mask ^ inside;
                 while inside != 0 {
-                    sink.event(state.base + inside.trailing_zeros() as u16, state.row, state.clock + i64::from(state.time_low), state.base_on);
+                    sink.event(
+                        state.base + inside.trailing_zeros() as u16,
+                        state.row,
+                        state.clock + i64::from(state.time_low),
+                        state.base_on,
+                    );
                     inside &= inside - 1;
                 }
                 if outside != 0 {

@@ -6,12 +6,11 @@
 #![expect(unsafe_code, reason = "vector instructions, detected at run time")]
 
 use std::arch::x86_64::{
-    __m512i, __mmask32, _mm512_add_epi16, _mm512_add_epi64, _mm512_and_si512, _mm512_cmpeq_epi16_mask,
-    _mm512_cmpge_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_cmpneq_epi16_mask, _mm512_cvtepi16_epi8, _mm512_cvtepu16_epi64,
-    _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_mov_epi16, _mm512_maskz_compress_epi16, _mm512_maskz_mov_epi16,
-    _mm512_permutexvar_epi16, _mm512_popcnt_epi16, _mm512_set1_epi16, _mm512_set1_epi64, _mm512_srli_epi16, _mm512_storeu_si512,
-    _mm512_sub_epi16, _mm256_set1_epi8, _mm256_storeu_si256, _mm_cvtsi128_si32, _mm512_castsi512_si128, _mm512_reduce_add_epi64,
-    _mm512_sad_epu8,
+    __m512i, __mmask32, _mm_cvtsi128_si32, _mm256_set1_epi8, _mm256_storeu_si256, _mm512_add_epi16, _mm512_add_epi64, _mm512_and_si512,
+    _mm512_castsi512_si128, _mm512_cmpeq_epi16_mask, _mm512_cmpge_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_cmpneq_epi16_mask,
+    _mm512_cvtepi16_epi8, _mm512_cvtepu16_epi64, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_mov_epi16,
+    _mm512_maskz_compress_epi16, _mm512_maskz_mov_epi16, _mm512_permutexvar_epi16, _mm512_popcnt_epi16, _mm512_reduce_add_epi64,
+    _mm512_sad_epu8, _mm512_set1_epi16, _mm512_set1_epi64, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_sub_epi16,
 };
 
 use super::evt3::{ADDR_X, ADDR_Y, EM_ADDR_Y, EXT_TRIGGER, Evt3, TIME_HIGH, TIME_LOW, VECT_8, VECT_12, VECT_BASE_X, advance};

@@ -51,7 +51,10 @@ pub(crate) fn guess(payload: &[u8], extension: &str, reasons: &mut Vec<String>) 
         (Format::Evt3, fit(&Evt3::new(limits), payload)),
         (Format::Evt4, fit(&Evt4::new(limits), payload)),
         // Every DAT record has a time: zeros and other runs would fit, so there must be some news in them.
-        (Format::Dat, fit(&records, payload).filter(|_| payload.as_chunks::<8>().0.windows(2).filter(|pair| pair[0] != pair[1]).count() >= 2)),
+        (
+            Format::Dat,
+            fit(&records, payload).filter(|_| payload.as_chunks::<8>().0.windows(2).filter(|pair| pair[0] != pair[1]).count() >= 2),
+        ),
     ];
     let hinted = |format: Format| (format == Format::Dat) == (extension == "dat");
     let mut possible: Vec<_> = fits.into_iter().filter_map(|(format, fit)| Some((format, fit?))).collect();

@@ -100,8 +100,12 @@ impl Header {
             (Some(width), Some(height)) => Some((width, height, "format")),
             _ => None,
         };
-        let geometry = self.get("geometry").and_then(|value| value.split_once(['x', 'X'])).map(|(width, height)| (width, height, "geometry"));
-        let pair = ["Width", "width"].into_iter().find_map(|key| self.get(key)).zip(["Height", "height"].into_iter().find_map(|key| self.get(key)));
+        let geometry =
+            self.get("geometry").and_then(|value| value.split_once(['x', 'X'])).map(|(width, height)| (width, height, "geometry"));
+        let pair = ["Width", "width"]
+            .into_iter()
+            .find_map(|key| self.get(key))
+            .zip(["Height", "height"].into_iter().find_map(|key| self.get(key)));
         let keys = pair.map(|(width, height)| (width, height, "Width, Height"));
         let mut found: Option<(Geometry, &str)> = None;
         for (width, height, key) in [options, geometry, keys].into_iter().flatten() {

@@ -69,7 +69,11 @@ pub(crate) fn identify(head: &[u8], path: &Path, len: u64, wanted: Option<Format
             let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
             let guess = guess::guess(payload, &extension, &mut reasons);
             let Some(format) = guess else {
-                let looks = if header.fields.is_empty() { looks_like(head) } else { "a header that names no encoding, and a payload that fits none".to_owned() };
+                let looks = if header.fields.is_empty() {
+                    looks_like(head)
+                } else {
+                    "a header that names no encoding, and a payload that fits none".to_owned()
+                };
                 return Err(Error::format("not a recording that this version reads")
                     .expecting("Prophesee RAW or DAT")
                     .but_found(looks)
@@ -130,7 +134,11 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
         return Ok(Some((format, Confidence::Likely)));
     }
     if dat_bytes {
-        reasons.push(format!("record type and size of a DAT file ({}, {}) after the header", payload.first().unwrap_or(&0), payload.get(1).unwrap_or(&0)));
+        reasons.push(format!(
+            "record type and size of a DAT file ({}, {}) after the header",
+            payload.first().unwrap_or(&0),
+            payload.get(1).unwrap_or(&0)
+        ));
         return Ok(Some((Format::Dat, Confidence::Likely)));
     }
     Ok(None)
@@ -212,7 +220,10 @@ fn dat_layout(found: &Found, head: &[u8]) -> Result<(Record, u8, u64)> {
     let (kind, size) = match payload {
         [kind, size, ..] => (*kind, *size),
         _ => {
-            return Err(Error::format("the file ends before its records").expecting("record type and record size").but_found("the end of the file").at(start as u64));
+            return Err(Error::format("the file ends before its records")
+                .expecting("record type and record size")
+                .but_found("the end of the file")
+                .at(start as u64));
         }
     };
     let version = found.header.get("Version").unwrap_or("2");
@@ -231,7 +242,10 @@ fn dat_layout(found: &Found, head: &[u8]) -> Result<(Record, u8, u64)> {
         }
     };
     if size < 8 {
-        return Err(Error::format("record size out of range").expecting("at least 8 bytes").but_found(size.to_string()).at(start as u64 + 1));
+        return Err(Error::format("record size out of range")
+            .expecting("at least 8 bytes")
+            .but_found(size.to_string())
+            .at(start as u64 + 1));
     }
     Ok((record, size, start as u64 + 2))
 }

@@ -66,7 +66,10 @@ impl<E: Encoding> Seeker<'_, E> {
     fn bisect(&mut self, mut low: Sample, mut high: Sample, time: i64) -> Result<(Sample, Sample)> {
         while high.offset - low.offset > FINE {
             let middle = low.offset + (high.offset - low.offset) / 2;
-            let Some(sample) = self.sample(middle, Some(low))?.filter(|sample| sample.offset < high.offset && sample.clock <= high.clock) else { break };
+            let Some(sample) = self.sample(middle, Some(low))?.filter(|sample| sample.offset < high.offset && sample.clock <= high.clock)
+            else {
+                break;
+            };
             if sample.clock < time {
                 low = sample;
             } else {

@@ -107,7 +107,9 @@ fn evt21_stream(random: &mut Random, words: usize) -> Vec<u8> {
     out.extend((0x8 << 60 | high << 32).to_le_bytes());
     for _ in 0..words {
         let word = match random.below(100) {
-            0..85 => random.below(2) << 60 | random.below(64) << 54 | random.below(1285) << 43 | random.below(722) << 32 | random.next() >> 32,
+            0..85 => {
+                random.below(2) << 60 | random.below(64) << 54 | random.below(1285) << 43 | random.below(722) << 32 | random.next() >> 32
+            }
             85..95 => {
                 high = (high + random.below(2)) & 0x0FFF_FFFF;
                 0x8 << 60 | high << 32
@@ -200,7 +202,12 @@ fn run<E: Encoding>(encoding: &E, bytes: &[u8], mut window: impl FnMut() -> usiz
         assert_eq!(slots.len as u64, counts.events, "a segment decodes to the events that were counted");
         let part = builder.finish(counts.events as usize);
         for t in part.timestamp() {
-            assert!((segment.first_us..=segment.last_us).contains(t), "time {t} outside its segment's {}..={}", segment.first_us, segment.last_us);
+            assert!(
+                (segment.first_us..=segment.last_us).contains(t),
+                "time {t} outside its segment's {}..={}",
+                segment.first_us,
+                segment.last_us
+            );
         }
         parts.push(part);
     }
@@ -239,8 +246,14 @@ fn check<E: Encoding>(encoding: &E, bytes: &[u8], healthy: bool, random: &mut Ra
     }
 }
 
+/// 24 cases, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn healthy_streams_decode_by_the_definition(seed in any::<u64>(), words in 1_usize..60_000) {
@@ -337,7 +350,9 @@ fn collect<E: Encoding>(encoding: &E, bytes: &[u8]) -> Collect {
 
 #[test]
 fn evt2_words() {
-    let bytes = [5, 0, 0, 0x80, 0x32, 0x20, 0xC3, 0x10, 0xDF, 0xF9, 0xD3, 0x0F, 6, 0, 0, 0x80, 1, 6, 0x80, 0xA2, 0x16, 0, 1, 0xE3, 0xD2, 4, 0, 0xF0];
+    let bytes = [
+        5, 0, 0, 0x80, 0x32, 0x20, 0xC3, 0x10, 0xDF, 0xF9, 0xD3, 0x0F, 6, 0, 0, 0x80, 1, 6, 0x80, 0xA2, 0x16, 0, 1, 0xE3, 0xD2, 4, 0, 0xF0,
+    ];
     let found = collect(&Evt2::new(LIMITS), &bytes);
     assert_eq!(found.events, [(323, 100, 50, true), (383, 639, 479, false)]);
     assert_eq!(found.triggers, [(394, 6, true)]);
@@ -355,12 +370,13 @@ fn evt21_words_in_both_orders() {
 #[test]
 fn evt3_words() {
     let words = [
-        0x8001_u16, 0x6010, 0x0032, 0x2864, 0x3860, 0x4003, 0x4800, 0x5081, 0x4001, 0x4000, 0x5000, 0x6011, 0xA601, 0x8002, 0x2001, 0xE016, 0xF4D2, 0xF000,
-        0x7000,
+        0x8001_u16, 0x6010, 0x0032, 0x2864, 0x3860, 0x4003, 0x4800, 0x5081, 0x4001, 0x4000, 0x5000, 0x6011, 0xA601, 0x8002, 0x2001, 0xE016,
+        0xF4D2, 0xF000, 0x7000,
     ];
     let bytes: Vec<u8> = words.into_iter().flat_map(u16::to_le_bytes).collect();
     let found = collect(&Evt3::new(LIMITS), &bytes);
-    let expected: Vec<_> = [100, 96, 97, 119, 120, 127, 128].into_iter().map(|x| (4112, x, 50, true)).chain([(8192, 1, 50, false)]).collect();
+    let expected: Vec<_> =
+        [100, 96, 97, 119, 120, 127, 128].into_iter().map(|x| (4112, x, 50, true)).chain([(8192, 1, 50, false)]).collect();
     assert_eq!(found.events, expected);
     assert_eq!(found.triggers, [(4113, 6, true)]);
 }

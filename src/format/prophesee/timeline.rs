@@ -134,7 +134,8 @@ impl<E: Encoding> Timeline<E> {
     /// Whether time words follow each other from `at` on; `None` if more bytes are needed to tell.
     fn holds(&self, window: Window<'_>, at: usize) -> Option<bool> {
         let bytes = window.bytes;
-        let Some(mut last) = bytes.get(at..at + self.encoding.word_bytes()).and_then(|word| self.encoding.time(self.encoding.load(word))) else {
+        let Some(mut last) = bytes.get(at..at + self.encoding.word_bytes()).and_then(|word| self.encoding.time(self.encoding.load(word)))
+        else {
             return Some(false);
         };
         let limit = bytes.len().min(at + LOOK);
@@ -214,7 +215,16 @@ impl<E: Encoding> Timeline<E> {
 
     /// Goes through one stretch word by word, judging every time word that is not near the one before it. Returns
     /// where to go on, or where to wait.
-    fn step(&mut self, window: Window<'_>, from: usize, to: usize, span: usize, trusted: Option<usize>, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> Result<usize, usize> {
+    fn step(
+        &mut self,
+        window: Window<'_>,
+        from: usize,
+        to: usize,
+        span: usize,
+        trusted: Option<usize>,
+        plan: &mut Vec<Segment<State>>,
+        problems: &mut Problems,
+    ) -> Result<usize, usize> {
         let (mut open, mut span) = (from, span);
         let mut exit = self.state;
         let mut times = if exit.timed { (exit.clock, exit.clock) } else { (i64::MAX, i64::MIN) };
@@ -361,12 +371,11 @@ impl<E: Encoding> Planner for Timeline<E> {
             }
             let cuts = self.cuts(bytes, at, end);
             let stretches: Vec<_> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
-            let scans: Vec<_> = stretches
-                .par_iter()
-                .map(|&(from, to)| self.encoding.scan_times(bytes.get(from..to).unwrap_or_default()))
-                .collect();
+            let scans: Vec<_> =
+                stretches.par_iter().map(|&(from, to)| self.encoding.scan_times(bytes.get(from..to).unwrap_or_default())).collect();
             for ((from, to), scan) in stretches.into_iter().zip(scans) {
-                let smooth = scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
+                let smooth =
+                    scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
                 if smooth {
                     self.close_smooth(window, (from, to), scan, plan);
                     if scan.is_some() {

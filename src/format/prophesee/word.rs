@@ -394,7 +394,12 @@ pub(crate) trait Loops: Encoding {
 }
 
 /// [`Loops::fill_loop`] as a kernel.
-pub(crate) struct FillLoop<'a, 'b, E, const COLS: u8>(pub(crate) &'a E, pub(crate) &'a mut State, pub(crate) &'a [u8], pub(crate) &'a mut Slots<'b>);
+pub(crate) struct FillLoop<'a, 'b, E, const COLS: u8>(
+    pub(crate) &'a E,
+    pub(crate) &'a mut State,
+    pub(crate) &'a [u8],
+    pub(crate) &'a mut Slots<'b>,
+);
 
 impl<E: Loops, const COLS: u8> simd::Kernel for FillLoop<'_, '_, E, COLS> {
     type Output = usize;

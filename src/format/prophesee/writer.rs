@@ -112,7 +112,8 @@ impl Encoder for Evt3Encoder {
                 let mut last = None;
                 while let (Some(x), Some(y), Some(t), Some(p)) = (x.get(next), y.get(next), t.get(next), p.get(next)) {
                     let column = x.cast_unsigned();
-                    let joins = *y == row && *t == time && *p == sign && column >= base && column < base + Self::GROUP && last < Some(column);
+                    let joins =
+                        *y == row && *t == time && *p == sign && column >= base && column < base + Self::GROUP && last < Some(column);
                     if !joins {
                         break;
                     }
@@ -199,7 +200,9 @@ pub(crate) const RANGE: u16 = 2048;
 /// Checks that the encodings can hold a sensor of this size.
 pub(crate) fn check_geometry(geometry: Geometry) -> Result<()> {
     if geometry.width() > RANGE || geometry.height() > RANGE {
-        return Err(Error::invalid("the format cannot hold this sensor geometry").expecting("at most 2048x2048").but_found(geometry.to_string()));
+        return Err(Error::invalid("the format cannot hold this sensor geometry")
+            .expecting("at most 2048x2048")
+            .but_found(geometry.to_string()));
     }
     Ok(())
 }
