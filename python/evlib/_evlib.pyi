@@ -1,11 +1,141 @@
-"""Extension module: decoders, scans and writers. Use it through `evlib`."""
+"""Extension module: decoders, scans and writers. Use it through `evlib`.
+
+Every call that reads or decodes releases the GIL. Errors are those of `evlib.exceptions`. Times are microseconds.
+"""
 
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import Protocol, Self, TypeAlias, final, type_check_only
+
+from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__version__: str
+__all__ = ["Batch", "Batches", "Recording", "Writer", "__version__", "identify", "open"]
 
-_Problems: TypeAlias = list[tuple[str, str, int, str, int, int, list[str]]]
+__version__: str
+"""Version of the crate, which is the package's."""
+
+_Path: TypeAlias = str | PathLike[str]
+
+# code, severity, count, unit, bytes, offset of the first byte, examples
+_Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
+
+@type_check_only
+class _ArrowStream(Protocol):
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+@final
+class Batch:
+    """Columns on their way to Arrow: Polars, pyarrow and every other reader take the memory as it is."""
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+
+    def __arrow_c_schema__(self) -> CapsuleType:
+        """Export the schema, a struct of the columns."""
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[CapsuleType, CapsuleType]:
+        """Export schema and columns without a copy; the schema that the reader wishes for is ignored."""
+
+@final
+class Batches:
+    """Iterator over the selected events of a recording, in file order, with memory of a few batches."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Decode the next batch."""
+
+@final
+class Recording:
+    """An open recording. Opening reads only the head of the file; made by `open`."""
+
+    @property
+    def format(self) -> str:
+        """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+
+    @property
+    def confidence(self) -> str:
+        """`certain`, `likely` or `guess`."""
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the file is taken for that format."""
+
+    @property
+    def geometry(self) -> tuple[int, int] | None:
+        """Width and height in pixels, if the caller or the file says."""
+
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """Header fields in file order."""
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the segment index is there already."""
+
+    def event_count(self) -> int:
+        """Count the events. Costs the index pass, once."""
+
+    def trigger_count(self) -> int:
+        """Count the external triggers. Costs the index pass, once."""
+
+    def time_range(self) -> tuple[int, int] | None:
+        """Find the earliest and latest event time. Costs the index pass, once, and two segments."""
+
+    def problems(self) -> list[_Problem]:
+        """List what decoding skips, drops or repairs. Costs the index pass, once.
+
+        Each is code, severity, count, unit of the count, bytes, offset of the first byte, and a few examples.
+        """
+
+    def save_index(self) -> Path:
+        """Save the segment index beside the recording and return its path."""
+
+    def triggers(self) -> Batch:
+        """Read the external triggers: `id`, `polarity`, `timestamp`."""
+
+    def read(self, selection: Selection) -> Batch:
+        """Read the selected events, decoded in parallel into one set of columns."""
+
+    def batches(
+        self,
+        selection: Selection,
+        batch_rows: int | None = None,
+        rows: int | None = None,
+        duration_us: int | None = None,
+    ) -> Batches:
+        """Read the selected events batch by batch.
+
+        Of the sizes the last that is given counts: `batch_rows` rows, about; exactly `rows` rows but for the last
+        batch; or time windows of `duration_us`.
+        """
+
+@final
+class Writer:
+    """A recording being written; the file gets its name when it is finished."""
+
+    def __new__(cls, path: _Path, format: str, geometry: tuple[int, int], overwrite: bool) -> Self:
+        """Start a file of `format` (`evt3` or `evt2`) for a sensor of width and height `geometry`."""
+
+    def write(self, data: _ArrowStream) -> None:
+        """Append events with exactly the columns and types of `evlib._scan.SCHEMA`, without null values."""
+
+    def finish(self) -> int:
+        """Complete the file and return the number of events in it."""
+
+    def abort(self) -> None:
+        """Drop what was written; nothing after `finish`."""
+
+def open(
+    path: _Path,
+    format: str | None = None,
+    geometry: tuple[int, int] | None = None,
+    threads: int | None = None,
+) -> Recording:
+    """Open a recording; format and geometry are the file's unless given, threads all processors."""
+
+def identify(path: _Path) -> tuple[str, str, list[str]]:
+    """Tell format, confidence and reasons from the head of a file."""

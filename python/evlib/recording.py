@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from evlib import _evlib
 from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, scan, scan_frame
 from evlib.exceptions import ArgumentError, ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from types import CapsuleType  # type: ignore[attr-defined, unused-ignore]
+
+    from evlib import _evlib
 
     Microseconds = timedelta | int
     TimeRange = tuple[Microseconds | None, Microseconds | None]
@@ -78,9 +78,10 @@ def raise_on_loss(problems: pl.DataFrame, path: str) -> None:
     losses = problems.filter(pl.col("severity") == "loss")
     if losses.is_empty():
         return
-    lines = [f"{row['code']}: {row['count']} {row['unit']}, first at byte {row['first_offset']}" for row in losses.to_dicts()]
+    found = losses.select("code", "count", "unit", "first_offset").rows()
+    lines = [f"{code}: {count} {unit}, first at byte {offset}" for code, count, unit, offset in found]
     error = ProblemError(f"reading loses data in `{path}`: {'; '.join(lines)}")
-    error.path, error.offset = path, int(losses["first_offset"].min() or 0)  # type: ignore[call-overload, unused-ignore]
+    error.path, error.offset = path, min(offset for *_, offset in found)
     raise error
 
 
@@ -235,7 +236,7 @@ class Recording:
         """
         return self._opened.save_index()
 
-    def __arrow_c_stream__(self, requested_schema: CapsuleType | None = None) -> CapsuleType:
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Give the events to any Arrow reader: `pyarrow.table(recording)`, DuckDB, pandas."""
         return self.read().__arrow_c_stream__(requested_schema)
 

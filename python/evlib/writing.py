@@ -29,7 +29,9 @@ def _frames(data: Any) -> Iterator[pl.DataFrame]:  # noqa: ANN401
         yield pl.DataFrame(data)
     else:
         kind = type(data).__name__
-        raise ArgumentError(f"events are a DataFrame, LazyFrame, Recording, Arrow table or dict of arrays, found {kind}")
+        raise ArgumentError(
+            f"events are a DataFrame, LazyFrame, Recording, Arrow table or dict of arrays, found {kind}"
+        )
 
 
 def _conform(frame: pl.DataFrame) -> pl.DataFrame:
@@ -52,7 +54,9 @@ def _conform(frame: pl.DataFrame) -> pl.DataFrame:
     try:
         frame = frame.cast(SCHEMA)  # type: ignore[arg-type]
     except pl.exceptions.InvalidOperationError as error:
-        raise ArgumentError(f"events out of the range of Int16 pixels, Int64 microseconds, Int8 polarity: {error}") from error
+        raise ArgumentError(
+            f"events out of the range of Int16 pixels, Int64 microseconds, Int8 polarity: {error}"
+        ) from error
     return frame.rechunk()
 
 
@@ -113,7 +117,7 @@ def write_events(
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
-        raise ArgumentError(f"the extension `{extension}` does not tell the format: pass `format=\"evt3\"` or `\"evt2\"`")
+        raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"` or `"evt2"`')
     writer = _evlib.Writer(name, format, geometry, overwrite)
     try:
         for frame in _frames(data):
