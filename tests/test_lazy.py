@@ -172,6 +172,26 @@ X, Y, T, P = (pl.col(name) for name in COLUMNS)
         (pl.lit(5.5) > X, (None, None), None, None),
         (X.is_in([1, 2]), (None, None), None, None),
         (P != 1, (None, None), None, None),
+        ((T < us(10)).alias("early"), (None, 10), None, None),
+        ((T.alias("a").alias("b") < us(10)) & (P == pl.lit(1).alias("c")), (None, 10), None, 1),
+        (T.dt.total_microseconds() < 10, (None, 10), None, None),
+        (T.dt.total_microseconds().alias("us").is_between(10, 20), (10, 21), None, None),
+        (pl.lit(10, pl.Int64) < T.cast(pl.Int64), (11, None), None, None),
+        (T.cast(pl.Int64, strict=False) == 10, (10, 11), None, None),
+        (T.alias("t").cast(pl.Int64) <= pl.lit(10).alias("ten"), (None, 11), None, None),
+        # Not the timestamp's own integers, or not compared with an integer.
+        (T.dt.total_microseconds(fractional=True) < 10, (None, None), None, None),
+        (T.dt.total_milliseconds() < 10, (None, None), None, None),
+        (T.dt.total_nanoseconds() < 10, (None, None), None, None),
+        (T.cast(pl.Int32) < 10, (None, None), None, None),
+        (T.cast(pl.Float64) < 10, (None, None), None, None),
+        (T.cast(pl.Duration("ms")).cast(pl.Int64) < 10, (None, None), None, None),
+        (T.cast(pl.Int64) < 10.5, (None, None), None, None),
+        (T.cast(pl.Int64) < us(10), (None, None), None, None),
+        (T.cast(pl.Int64) < 2**63, (None, None), None, None),
+        (T.cast(pl.Int64) < X, (None, None), None, None),
+        ((T + us(1)).dt.total_microseconds() < 10, (None, None), None, None),
+        ((X < 10).alias("a") | (X < 5).alias("b"), (None, None), None, None),
     ],
 )
 def test_analyse(predicate, time_range, region, polarity):
@@ -179,6 +199,15 @@ def test_analyse(predicate, time_range, region, polarity):
     assert (selection.time_range, selection.region, selection.polarity) == (time_range, region, polarity)
     assert selection.limit is None
     assert selection.columns == COLUMNS
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("integers", [T.dt.total_microseconds(), T.cast(pl.Int64)])
+def test_integer_times_reach_the_decoder(spied, engine, integers):
+    lazy, spy, frame = spied
+    condition = (integers >= 2_000) & (integers < 5_000)
+    assert_frame_equal(lazy.filter(condition).collect(engine=engine), frame.filter(condition))
+    assert [selection.time_range for selection in spy.selections] == [(2_000, 5_000)]
 
 
 def test_analyse_region():
@@ -213,6 +242,22 @@ comparisons = st.one_of(
     ),
     st.builds(lambda low, high: X.is_between(low, high, closed="none"), numbers, numbers),
     st.builds(lambda low, high: X.is_between(pl.col("y") - low, high), numbers, numbers),
+    st.builds(
+        lambda time, op, value: op(time, value),
+        st.sampled_from(
+            [
+                T.dt.total_microseconds(),
+                T.dt.total_microseconds(fractional=True),
+                T.dt.total_milliseconds(),
+                T.cast(pl.Int64),
+                T.alias("t").cast(pl.Int64, strict=False),
+                T.cast(pl.Int16),
+                T.cast(pl.Duration("ms")).cast(pl.Int64),
+            ]
+        ),
+        st.sampled_from([pl.Expr.lt, pl.Expr.le, pl.Expr.gt, pl.Expr.ge, pl.Expr.eq, pl.Expr.ne]),
+        numbers,
+    ),
 )
 conditions = st.recursive(
     comparisons,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from evlib import _evlib
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from evlib import _evlib
 
 SCHEMA: dict[str, pl.DataType] = {
     "x": pl.Int16(),
@@ -72,47 +72,95 @@ _FLIPPED = {"Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq", "Eq": "Eq"}
 _TO_US = {"Microseconds": 1, "Milliseconds": 1000}
 
 
+def _bare(node: Any) -> Any:  # noqa: ANN401
+    """Strip the names that a predicate gives to its parts."""
+    while isinstance(node, dict) and len(node) == 1 and "Alias" in node:
+        node, _ = node["Alias"]
+    return node
+
+
+def _is_microseconds(node: Any) -> bool:  # noqa: ANN401
+    """Whether an expression is the timestamp as an integer: `dt.total_microseconds()` or `cast(Int64)` of it."""
+    if not isinstance(node, dict) or len(node) != 1:
+        return False
+    ((kind, content),) = node.items()
+    if kind == "Function":
+        whole = {"TemporalExpr": {"TotalMicroseconds": {"fractional": False}}}
+        inner = content["input"]
+        return content == {"input": inner, "function": whole} and len(inner) == 1 and _column(inner[0]) == "timestamp"
+    if kind == "Cast":
+        # Times are not null and their physical type is Int64, so that no way of casting changes or refuses any.
+        plain = {"expr": content["expr"], "dtype": {"Literal": "Int64"}, "options": content["options"]}
+        known = content["options"] in ("Strict", "NonStrict", "Overflowing")
+        return known and content == plain and _column(_bare(content["expr"])) == "timestamp"
+    return False
+
+
 def _column(node: Any) -> str | None:  # noqa: ANN401
-    """Name of the event column that an expression is, in the unit of the decoder."""
-    name = node.get("Column") if isinstance(node, dict) else None
+    """Name of the event column that an expression is."""
+    node = _bare(node)
+    name = node.get("Column") if isinstance(node, dict) and len(node) == 1 else None
     return name if isinstance(name, str) and name in SCHEMA else None
 
 
-def _literal(node: Any, column: str) -> int | None:  # noqa: ANN401
-    """Value of a literal as the decoder compares it with the column; None for anything not plainly that."""
+def _duration(node: Any) -> int | None:  # noqa: ANN401
+    """Microseconds of a literal duration; None for anything not plainly that."""
+    value = _scalar(node)
+    if value is None or value[0] != "Duration" or not isinstance(value[1], list) or len(value[1]) != 2:
+        return None
+    count, unit = value[1]
+    return count * _TO_US[unit] if type(count) is int and unit in _TO_US else None
+
+
+def _integer(node: Any) -> int | None:  # noqa: ANN401
+    """Value of a literal integer; None for anything not plainly that."""
+    node = _bare(node)
     literal = node.get("Literal") if isinstance(node, dict) else None
-    if not isinstance(literal, dict) or len(literal) != 1:
+    if isinstance(literal, dict) and list(literal) == ["Dyn"]:
+        dyn = literal["Dyn"]
+        number = dyn.get("Int") if isinstance(dyn, dict) else None
+        return number if type(number) is int else None
+    value = _scalar(node)
+    if value is None or value[0] not in ("Int8", "Int16", "Int32", "Int64"):
         return None
-    (kind, value), *_ = literal.items()
-    if kind == "Dyn":
-        number = value.get("Int") if isinstance(value, dict) else None
-        return number if type(number) is int and column != "timestamp" else None
-    if kind != "Scalar" or not isinstance(value, dict):
+    return value[1] if type(value[1]) is int else None
+
+
+def _scalar(node: Any) -> tuple[str, Any] | None:  # noqa: ANN401
+    """Type and value of a typed literal."""
+    node = _bare(node)
+    literal = node.get("Literal") if isinstance(node, dict) else None
+    if not isinstance(literal, dict) or list(literal) != ["Scalar"]:
         return None
-    if "value" in value:
+    value = literal["Scalar"]
+    if isinstance(value, dict) and "value" in value:
         value = value["value"]
     if not isinstance(value, dict) or len(value) != 1:
         return None
-    (dtype, number), *_ = value.items()
-    if dtype == "Duration":
-        if column != "timestamp" or not isinstance(number, list) or len(number) != 2:
-            return None
-        count, unit = number
-        return count * _TO_US[unit] if type(count) is int and unit in _TO_US else None
-    if column == "timestamp" or dtype not in ("Int8", "Int16", "Int32", "Int64"):
+    ((dtype, content),) = value.items()
+    return dtype, content
+
+
+def _operand(node: Any) -> tuple[str, Callable[[Any], int | None]] | None:  # noqa: ANN401
+    """Event column that an expression stands for, and how a literal that it is compared with is read."""
+    if _is_microseconds(_bare(node)):
+        return "timestamp", _integer
+    name = _column(node)
+    if name is None:
         return None
-    return number if type(number) is int else None
+    return name, _duration if name == "timestamp" else _integer
 
 
 def _compare(bounds: _Bounds, op: str, left: Any, right: Any) -> None:  # noqa: ANN401
-    column, literal_node = _column(left), right
-    if column is None:
-        column, literal_node = _column(right), left
+    operand, literal = _operand(left), right
+    if operand is None:
+        operand, literal = _operand(right), left
         op = _FLIPPED.get(op, "")
-    if column is None:
+    if operand is None:
         return
-    value = _literal(literal_node, column)
-    if value is None:
+    column, read = operand
+    value = read(literal)
+    if value is None or not _I64_MIN <= value <= _I64_MAX:
         return
     match op:
         case "Eq":
@@ -131,6 +179,7 @@ def _compare(bounds: _Bounds, op: str, left: Any, right: Any) -> None:  # noqa: 
 
 def _walk(bounds: _Bounds, node: Any) -> None:  # noqa: ANN401
     """Narrow the bounds by what a predicate surely demands; leave them alone at anything not understood."""
+    node = _bare(node)
     if not isinstance(node, dict) or len(node) != 1:
         return
     (kind, content), *_ = node.items()
@@ -148,16 +197,17 @@ def _walk(bounds: _Bounds, node: Any) -> None:  # noqa: ANN401
 
 
 def analyse(predicate: pl.Expr | None, columns: list[str]) -> Selection:
-    """What the decoder may skip under a predicate.
+    """Tell what the decoder may skip under a predicate.
 
-    Polars serialises the predicate; conjunctions of comparisons of a column with a literal give bounds, everything
-    else gives none. The bounds may keep rows that the predicate refuses, never the other way round.
+    Polars serialises the predicate; conjunctions of comparisons with a literal give bounds, of a column as it is or
+    of the timestamp as integer microseconds (`dt.total_microseconds()`, `cast(Int64)`); everything else gives
+    none. The bounds may keep rows that the predicate refuses, never the other way round.
     """
     bounds = _Bounds()
     if predicate is not None:
         try:
             _walk(bounds, json.loads(predicate.meta.serialize(format="json")))
-        except Exception:  # noqa: BLE001  the serialised form is Polars' own and may change: then nothing is skipped
+        except Exception:  # the serialised form is Polars' own and may change: then nothing is skipped
             bounds = _Bounds()
     return bounds.selection(columns)
 
@@ -215,8 +265,6 @@ _EXTRA = inspect.signature(register_io_source).parameters
 
 
 def _register(generate: Any, schema: dict[str, pl.DataType], explain_name: str) -> pl.LazyFrame:  # noqa: ANN401
-    extra = {"is_pure": True, "explain_name": explain_name}
+    extra: dict[str, Any] = {"is_pure": True, "explain_name": explain_name}
     known = {name: value for name, value in extra.items() if name in _EXTRA}
     return register_io_source(generate, schema=schema, **known)
-
-
