@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+from contextlib import contextmanager
 from datetime import timedelta
 
 import polars as pl
@@ -20,6 +21,22 @@ from evlib._scan import SCHEMA, analyse
 
 ENGINES = ("in-memory", "streaming")
 COLUMNS = list(SCHEMA)
+POLARS_1 = pl.__version__.startswith("1.")
+"""Polars before 2 gives an exception of a source as text in its `ComputeError`, and no name to a scan in a plan."""
+
+
+@contextmanager
+def truncated_query(path):
+    """Expect that a query finds the file at this path too short."""
+    if POLARS_1:
+        with pytest.raises(pl.exceptions.ComputeError, match=r"TruncatedError: .*shrank") as caught:
+            yield
+        assert str(path) in str(caught.value)
+    else:
+        with pytest.raises(exceptions.TruncatedError, match="shrank") as caught:
+            yield
+        assert caught.value.path == str(path)
+        assert caught.value.offset >= os.path.getsize(path)  # noqa: PTH202
 
 
 @pytest.fixture
@@ -59,11 +76,12 @@ def test_opening_and_schema_read_only_the_head(big):
     assert list(lazy.collect_schema()) == COLUMNS
     assert opened.format == "evt2"
     assert not opened.is_indexed
-    assert "evlib evt2" in lazy.explain()
-    with pytest.raises(exceptions.TruncatedError):
+    assert POLARS_1 or "evlib evt2" in lazy.explain()
+    with truncated_query(big):
         lazy.collect()
 
 
+@pytest.mark.skipif(POLARS_1, reason="Polars before 2 has no names for scans")
 def test_explain_names_the_file(path):
     plan = evlib.load_events(path).filter(pl.col("x") > 3).explain()
     assert f"evlib evt2 {path}" in plan
@@ -172,8 +190,8 @@ X, Y, T, P = (pl.col(name) for name in COLUMNS)
         (pl.lit(5.5) > X, (None, None), None, None),
         (X.is_in([1, 2]), (None, None), None, None),
         (P != 1, (None, None), None, None),
-        ((T < us(10)).alias("early"), (None, 10), None, None),
-        ((T.alias("a").alias("b") < us(10)) & (P == pl.lit(1).alias("c")), (None, 10), None, 1),
+        ((us(10) > T).alias("early"), (None, 10), None, None),
+        ((T.alias("a").alias("b") < us(10)) & (pl.lit(1).alias("c") == P), (None, 10), None, 1),
         (T.dt.total_microseconds() < 10, (None, 10), None, None),
         (T.dt.total_microseconds().alias("us").is_between(10, 20), (10, 21), None, None),
         (pl.lit(10, pl.Int64) < T.cast(pl.Int64), (11, None), None, None),
@@ -533,10 +551,8 @@ def test_error_in_a_query_keeps_its_type(big):
     lazy = evlib.load_events(big)
     os.truncate(big, 500)
     for engine in ENGINES:
-        with pytest.raises(exceptions.TruncatedError, match="shrank") as caught:
+        with truncated_query(big):
             lazy.collect(engine=engine)
-        assert caught.value.path == str(big)
-        assert caught.value.offset >= 500
 
 
 # --- a file that another process truncates -------------------------------------------------------------------------
@@ -551,8 +567,6 @@ def test_file_truncated_after_opening(kind, left, save):
     data = recording(kind, payload)
     uses = {
         "read": lambda opened: opened.read(),
-        "events": lambda opened: opened.events.select(pl.len()).collect(),
-        "triggers": lambda opened: opened.triggers.collect(),
         "problems": lambda opened: opened.problems,
         "event_count": lambda opened: opened.event_count,
         "time_range": lambda opened: opened.time_range,
@@ -568,6 +582,12 @@ def test_file_truncated_after_opening(kind, left, save):
             use(opened)
         assert isinstance(caught.value, OSError), name
         assert caught.value.path == str(path), name
+    for query in (lambda opened: opened.events.select(pl.len()), lambda opened: opened.triggers):
+        path = save(data)
+        lazy = query(evlib.open(path))
+        os.truncate(path, int(len(data) * left))
+        with truncated_query(path):
+            lazy.collect()
 
 
 def test_file_truncated_after_indexing(big):
@@ -576,7 +596,7 @@ def test_file_truncated_after_indexing(big):
     os.truncate(big, 600_000)
     with pytest.raises(exceptions.TruncatedError):
         opened.read()
-    with pytest.raises(exceptions.TruncatedError):
+    with truncated_query(big):
         opened.events.collect()
 
 

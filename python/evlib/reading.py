@@ -144,7 +144,8 @@ def load_events(
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, FormatError
-        As for :func:`open`, at once; errors of reading come with the query.
+        As for :func:`open`, at once; errors of reading come with the query (Polars before 2 raises them as its own
+        `ComputeError`, with their text).
 
     Examples
     --------
