@@ -146,7 +146,7 @@ fn bench_format(criterion: &mut Criterion, directory: &Path, format: Format, eve
     bench_read(&mut group, "polarity", &recording, &all.clone().with_polarity(Polarity::On), on);
 
     let count = |rows: Option<usize>| {
-        let batches = recording.batches(all.clone())?;
+        let batches = recording.batches(&all)?;
         let batches = match rows {
             Some(rows) => batches.with_rows(rows),
             None => batches,

@@ -1,5 +1,7 @@
 //! Prints what a recording is and how fast it is read: `cargo run --release --example summary -- FILE [TIMES]`.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
 use std::time::Instant;
 
 use evlib::{Recording, Result, Selection};
@@ -17,7 +19,7 @@ fn main() -> Result<()> {
         let count = recording.event_count()?;
         let indexed = start.elapsed();
         let events = recording.read(&Selection::default())?;
-        let read = start.elapsed() - indexed;
+        let read = start.elapsed().saturating_sub(indexed);
         println!(
             "{} {}: {count} events indexed in {:.1} ms, {} read in {:.1} ms",
             recording.format(),

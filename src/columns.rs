@@ -289,12 +289,6 @@ pub(crate) struct Slots<'a> {
     capacity: usize,
 }
 
-fn cut<'a, T>(slice: &mut &'a mut [T], at: usize) -> &'a mut [T] {
-    let (head, tail) = std::mem::take(slice).split_at_mut_checked(at).unwrap_or_default();
-    *slice = tail;
-    head
-}
-
 /// `N` rows of a selected column from `at` on, as an array that needs no bounds checks.
 #[inline(always)]
 pub(crate) fn rows_at<const N: usize, T>(column: &mut [T], at: usize) -> &mut [T; N] {
@@ -311,11 +305,12 @@ impl<'a> Slots<'a> {
     pub(crate) fn split_off_front(&mut self, rows: usize) -> Slots<'a> {
         assert!(self.len == 0 && rows <= self.capacity, "rows to split off are free");
         self.capacity -= rows;
+        // A column that is not selected has no rows to give.
         Slots {
-            x: cut(&mut self.x, rows),
-            y: cut(&mut self.y, rows),
-            t: cut(&mut self.t, rows),
-            p: cut(&mut self.p, rows),
+            x: self.x.split_off_mut(..rows).unwrap_or_default(),
+            y: self.y.split_off_mut(..rows).unwrap_or_default(),
+            t: self.t.split_off_mut(..rows).unwrap_or_default(),
+            p: self.p.split_off_mut(..rows).unwrap_or_default(),
             len: 0,
             capacity: rows,
         }

@@ -112,13 +112,12 @@ impl Problems {
         if count == 0 {
             return;
         }
-        let entry = match self.entries.iter_mut().find(|problem| problem.code == code) {
-            Some(entry) => entry,
-            None => {
-                self.entries.push(Problem { code, count: 0, bytes: 0, first_offset: offset, examples: Vec::new() });
-                let last = self.entries.len() - 1;
-                &mut self.entries[last]
-            }
+        let entry = if let Some(entry) = self.entries.iter_mut().find(|problem| problem.code == code) {
+            entry
+        } else {
+            self.entries.push(Problem { code, count: 0, bytes: 0, first_offset: offset, examples: Vec::new() });
+            let last = self.entries.len() - 1;
+            &mut self.entries[last]
         };
         entry.count += count;
         entry.bytes += bytes;

@@ -224,7 +224,7 @@ impl<F: Segmented> BatchStream for SegmentBatches<F> {
 /// let recording = evlib::Recording::open(&path)?;
 /// println!("{} {:?}", recording.format(), recording.geometry());
 /// let mut events = 0;
-/// for batch in recording.batches(evlib::Selection::default())? {
+/// for batch in recording.batches(&evlib::Selection::default())? {
 ///     events += batch?.len() as u64;
 /// }
 /// assert_eq!(events, recording.event_count()?);
@@ -294,8 +294,8 @@ impl Recording {
     ///
     /// # Errors
     /// `InvalidArgument` if the threads cannot be started. Errors of reading come with the batches.
-    pub fn batches(&self, selection: Selection) -> Result<Batches> {
-        let stream = Arc::clone(&self.reader).batches(&selection);
+    pub fn batches(&self, selection: &Selection) -> Result<Batches> {
+        let stream = Arc::clone(&self.reader).batches(selection);
         Ok(Batches {
             stream,
             pool: self.pool.get()?,

@@ -168,7 +168,9 @@ impl<S: Copy> Index<S> {
 ///
 /// Pools belong to the process that made them: a forked child makes its own.
 pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
-    static POOLS: Mutex<Option<(u32, HashMap<usize, Arc<rayon::ThreadPool>>)>> = Mutex::new(None);
+    /// The process that made the pools, and its pools by their number of threads.
+    type Pools = (u32, HashMap<usize, Arc<rayon::ThreadPool>>);
+    static POOLS: Mutex<Option<Pools>> = Mutex::new(None);
     let threads = match threads {
         Some(0) => return Err(Error::invalid("`threads` must be at least 1")),
         Some(threads) => threads.min(256),
@@ -271,7 +273,9 @@ impl<F: Segmented> Scan<F> {
                 })
             })
             .collect::<Result<_>>()?;
-        found.iter().for_each(|problems| index.problems.merge(problems));
+        for problems in &found {
+            index.problems.merge(problems);
+        }
         Ok(())
     }
 
@@ -427,7 +431,9 @@ impl<F: Segmented> Scan<F> {
                 .collect::<Result<_>>()
         })?;
         let mut all = TriggerColumns::default();
-        parts.into_iter().for_each(|part| all.append(part));
+        for part in parts {
+            all.append(part);
+        }
         Ok(all)
     }
 

@@ -53,7 +53,7 @@ fn schema() -> SchemaRef {
         };
         Field::new(column.name().into(), data_type)
     });
-    Arc::new(Schema::from_iter(fields))
+    Arc::new(fields.collect::<Schema>())
 }
 
 struct Scan(Recording);

@@ -1,4 +1,4 @@
-//! Hand-over of columns through the Arrow PyCapsule interface
+//! Hand-over of columns through the Arrow `PyCapsule` interface
 //! (<https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html>).
 #![expect(unsafe_code, reason = "the Arrow C data interface")]
 

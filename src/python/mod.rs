@@ -38,17 +38,21 @@ struct PySelection {
 
 impl PySelection {
     fn into_selection(self) -> Result<Selection> {
-        let mut selection = Selection::default();
-        selection.columns = self.columns.iter().map(|name| Column::from_name(name)).collect::<Result<Columns>>()?;
-        selection.time_range = TimeRange::new(self.time_range.0, self.time_range.1);
-        selection.region = self.region.map(|(x, y, width, height)| Region::new(x, y, width, height));
-        selection.polarity = match self.polarity {
-            None => None,
-            Some(1) => Some(Polarity::On),
-            Some(-1) => Some(Polarity::Off),
+        let columns: Columns = self.columns.iter().map(|name| Column::from_name(name)).collect::<Result<_>>()?;
+        let mut selection =
+            Selection::default().with_columns(columns.iter()).with_time_range(TimeRange::new(self.time_range.0, self.time_range.1));
+        if let Some((x, y, width, height)) = self.region {
+            selection = selection.with_region(Region::new(x, y, width, height));
+        }
+        selection = match self.polarity {
+            None => selection,
+            Some(1) => selection.with_polarity(Polarity::On),
+            Some(-1) => selection.with_polarity(Polarity::Off),
             Some(other) => return Err(crate::Error::invalid("unknown polarity").expecting("1 or -1").but_found(other.to_string())),
         };
-        selection.limit = self.limit;
+        if let Some(limit) = self.limit {
+            selection = selection.with_limit(limit);
+        }
         Ok(selection)
     }
 }
@@ -126,7 +130,7 @@ impl PyRecording {
         rows: Option<usize>,
         duration_us: Option<i64>,
     ) -> PyResult<PyBatches> {
-        let mut batches = errors::run(py, || self.0.batches(selection.into_selection()?))?;
+        let mut batches = errors::run(py, || self.0.batches(&selection.into_selection()?))?;
         if let Some(rows) = batch_rows {
             batches = batches.with_about(rows);
         }
@@ -202,10 +206,9 @@ fn open(
     threads: Option<usize>,
 ) -> PyResult<PyRecording> {
     errors::run(py, || {
-        let mut options = OpenOptions::default();
-        options.format = format.map(str::parse::<Format>).transpose()?;
-        options.geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
-        options.threads = threads;
+        let format = format.map(str::parse::<Format>).transpose()?;
+        let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
+        let options = OpenOptions { format, geometry, threads };
         options.open(path)
     })
     .map(PyRecording)

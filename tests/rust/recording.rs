@@ -1,5 +1,7 @@
 //! The public API over recordings that the tests write themselves.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::path::PathBuf;
 
 use evlib::{
@@ -65,10 +67,10 @@ fn batches_have_the_length_asked_for() {
     let events = events(10_000);
     write(&path, Format::Evt3, &events);
     let recording = Recording::open(&path.0).unwrap();
-    let (lengths, times) = all(recording.batches(Selection::default()).unwrap().with_rows(3000));
+    let (lengths, times) = all(recording.batches(&Selection::default()).unwrap().with_rows(3000));
     assert_eq!(lengths, [3000, 3000, 3000, 1000]);
     assert_eq!(times, events.timestamp());
-    let (lengths, times) = all(recording.batches(Selection::default()).unwrap().with_duration(10_000_000));
+    let (lengths, times) = all(recording.batches(&Selection::default()).unwrap().with_duration(10_000_000));
     assert_eq!(times, events.timestamp());
     // A thousand events every 20 s: every other window is empty.
     assert_eq!(lengths.iter().filter(|len| **len == 1000).count(), 10);

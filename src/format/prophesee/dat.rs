@@ -150,10 +150,14 @@ impl Loops for Dat {
                 scan.advance += i64::from(last);
                 scan.last = scan.last.wrapping_add_signed(last);
             } else {
-                block.iter().for_each(|record| scan.push::<Self>(time(record)));
+                for record in block {
+                    scan.push::<Self>(time(record));
+                }
             }
         }
-        rest.iter().for_each(|record| scan.push::<Self>(time(record)));
+        for record in rest {
+            scan.push::<Self>(time(record));
+        }
         Some(scan)
     }
 }
@@ -162,6 +166,7 @@ impl Encoding for Dat {
     const NAME: &'static str = "dat";
     const TIME_BITS: u32 = 32;
     const TIME_SHIFT: u32 = 0;
+    const RUN: usize = 32;
     const SEEKABLE: bool = true;
 
     fn word_bytes(&self) -> usize {
@@ -224,10 +229,11 @@ impl Encoding for Dat {
     }
 
     fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
-        if self.size == 8 && self.record == Record::CdV2 {
-            if let Some(counts) = simd::run(CountLoop(self, bytes)) {
-                return counts;
-            }
+        if self.size == 8
+            && self.record == Record::CdV2
+            && let Some(counts) = simd::run(CountLoop(self, bytes))
+        {
+            return counts;
         }
         self.count_by_walking(&mut state.clone(), bytes, offset, problems)
     }

@@ -2,9 +2,9 @@
 //!
 //! | type | word | bits 27..22 | 21..11 | 10..0 |
 //! |---|---|---|---|---|
-//! | 0x0, 0x1 | CD_OFF, CD_ON | time, low 6 bits | x | y |
-//! | 0x8 | EVT_TIME_HIGH | bits 27..0: time, bits 33..6 | | |
-//! | 0xA | EXT_TRIGGER | time, low 6 bits | id in 12..8 | value in 0 |
+//! | 0x0, 0x1 | `CD_OFF`, `CD_ON` | time, low 6 bits | x | y |
+//! | 0x8 | `EVT_TIME_HIGH` | bits 27..0: time, bits 33..6 | | |
+//! | 0xA | `EXT_TRIGGER` | time, low 6 bits | id in 12..8 | value in 0 |
 //! | 0xE, 0xF | OTHERS, CONTINUED | | | |
 //!
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt2.html>
@@ -132,13 +132,15 @@ impl Loops for Evt2 {
                 let word = u32::from_le_bytes(*word);
                 let (cd, event) = (word >> 28 < 2, is_event(self.limits, word));
                 inside += u32::from(event);
-                outside |= u32::from(cd & !event);
+                outside |= u32::from(cd && !event);
                 edges += u32::from(word >> 28 == EXT_TRIGGER);
             }
             events += u64::from(inside);
             triggers += u64::from(edges);
         };
-        blocks.iter().for_each(|block| count(block.as_chunks().0));
+        for block in blocks {
+            count(block.as_chunks().0);
+        }
         count(rest.as_chunks().0);
         (outside == 0).then_some(Counts { events, triggers })
     }
@@ -152,7 +154,7 @@ impl Loops for Evt2 {
         for block in words.get(first..)?.chunks(BLOCK) {
             let news = |word: &[u8; 4], last: u32| {
                 let word = u32::from_le_bytes(*word);
-                (word >> 28 == TIME_HIGH) & (word != last)
+                (word >> 28 == TIME_HIGH) && (word != last)
             };
             if block.iter().fold(false, |any, word| any | news(word, last)) {
                 for word in block {

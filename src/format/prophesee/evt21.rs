@@ -2,9 +2,9 @@
 //!
 //! | type, bits 63..60 | word | bits 59..54 | 53..43 | 42..32 | 31..0 |
 //! |---|---|---|---|---|---|
-//! | 0x0, 0x1 | EVT_NEG, EVT_POS | time, low 6 bits | x | y | mask: bit k is the pixel x + k |
-//! | 0x8 | EVT_TIME_HIGH | bits 59..32: time, bits 33..6 | | | |
-//! | 0xA | EXT_TRIGGER | time, low 6 bits | | id in 44..40 | value in bit 32 |
+//! | 0x0, 0x1 | `EVT_NEG`, `EVT_POS` | time, low 6 bits | x | y | mask: bit k is the pixel x + k |
+//! | 0x8 | `EVT_TIME_HIGH` | bits 59..32: time, bits 33..6 | | | |
+//! | 0xA | `EXT_TRIGGER` | time, low 6 bits | | id in 44..40 | value in bit 32 |
 //! | 0xE, 0xF | OTHERS, CONTINUED | | | | |
 //!
 //! Words are little-endian; in the legacy order the upper half comes first.
@@ -29,6 +29,7 @@ impl Encoding for Evt21 {
     const NAME: &'static str = "evt21";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
+    const SPANS: bool = true;
     const SEEKABLE: bool = true;
 
     fn word_bytes(&self) -> usize {

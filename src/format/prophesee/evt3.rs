@@ -2,14 +2,14 @@
 //!
 //! | type, bits 15..12 | word | content |
 //! |---|---|---|
-//! | 0x0 | EVT_ADDR_Y | row in 10..0, origin camera in 11 |
-//! | 0x1 | EM ADDR_Y | row of exposure measurement: no events until the next EVT_ADDR_Y |
-//! | 0x2 | EVT_ADDR_X | column in 10..0, polarity in 11: one event |
-//! | 0x3 | VECT_BASE_X | column in 10..0, polarity in 11 |
-//! | 0x4, 0x5 | VECT_12, VECT_8 | mask of the next 12 or 8 columns |
-//! | 0x6, 0x8 | EVT_TIME_LOW, EVT_TIME_HIGH | time, bits 11..0 and 23..12 |
-//! | 0xA | EXT_TRIGGER | id in 11..8, value in 0 |
-//! | 0x7, 0xE, 0xF | CONTINUED_4, OTHERS, CONTINUED_12 | |
+//! | 0x0 | `EVT_ADDR_Y` | row in 10..0, origin camera in 11 |
+//! | 0x1 | EM `ADDR_Y` | row of exposure measurement: no events until the next `EVT_ADDR_Y` |
+//! | 0x2 | `EVT_ADDR_X` | column in 10..0, polarity in 11: one event |
+//! | 0x3 | `VECT_BASE_X` | column in 10..0, polarity in 11 |
+//! | 0x4, 0x5 | `VECT_12`, `VECT_8` | mask of the next 12 or 8 columns |
+//! | 0x6, 0x8 | `EVT_TIME_LOW`, `EVT_TIME_HIGH` | time, bits 11..0 and 23..12 |
+//! | 0xA | `EXT_TRIGGER` | id in 11..8, value in 0 |
+//! | 0x7, 0xE, 0xF | `CONTINUED_4`, OTHERS, `CONTINUED_12` | |
 //!
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt3.html>
 
@@ -93,7 +93,7 @@ impl Loops for Evt3 {
         for block in words.get(first..)?.chunks(64) {
             let news = |word: &[u8; 2], last: u16| {
                 let word = u16::from_le_bytes(*word);
-                (word >> 12 == TIME_HIGH) & (word != last)
+                (word >> 12 == TIME_HIGH) && (word != last)
             };
             if block.iter().fold(false, |any, word| any | news(word, last)) {
                 for word in block {
@@ -171,15 +171,11 @@ impl Encoding for Evt3 {
                     state.base_on = word & 0x800 != 0;
                     state.base_known = true;
                 }
-                VECT_12 => {
-                    if !self.vector(state, word & 0xFFF, 12, at, sink) {
-                        return at;
-                    }
+                VECT_12 if !self.vector(state, word & 0xFFF, 12, at, sink) => {
+                    return at;
                 }
-                VECT_8 => {
-                    if !self.vector(state, word & 0xFF, 8, at, sink) {
-                        return at;
-                    }
+                VECT_8 if !self.vector(state, word & 0xFF, 8, at, sink) => {
+                    return at;
                 }
                 TIME_LOW => state.time_low = word & 0xFFF,
                 TIME_HIGH => {

@@ -374,7 +374,7 @@ fn count_blocks(limits: Limits, state: &mut State, bytes: &[u8], counts: &mut Co
         counts.events += u64::from(singles.count_ones());
         counts.triggers += u64::from(lanes(ty, EXT_TRIGGER).count_ones());
         if rows != 0 {
-            state.row = word_at(31 - rows.leading_zeros());
+            state.row = word_at(rows.ilog2());
         }
         consumed += BYTES;
     }

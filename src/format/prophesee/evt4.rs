@@ -3,10 +3,10 @@
 //! | type, bits 31..28 | word | content |
 //! |---|---|---|
 //! | 0x6, 0x7 | OTHER, CONTINUED | |
-//! | 0x9 | EXT_TRIGGER | time, low 6 bits, in 27..22; id in 12..8; value in 0 |
-//! | 0xA, 0xB | CD_OFF, CD_ON | time, low 6 bits, in 27..22; x in 21..11; y in 10..0 |
-//! | 0xC, 0xD | CD_VEC_OFF, CD_VEC_ON | as above; the next word, whatever its bits, is the mask: bit k is the pixel x + k |
-//! | 0xE | TIME_HIGH | 27..0: time, bits 33..6 |
+//! | 0x9 | `EXT_TRIGGER` | time, low 6 bits, in 27..22; id in 12..8; value in 0 |
+//! | 0xA, 0xB | `CD_OFF`, `CD_ON` | time, low 6 bits, in 27..22; x in 21..11; y in 10..0 |
+//! | 0xC, 0xD | `CD_VEC_OFF`, `CD_VEC_ON` | as above; the next word, whatever its bits, is the mask: bit k is the pixel x + k |
+//! | 0xE | `TIME_HIGH` | 27..0: time, bits 33..6 |
 //! | 0xF | PADDING | |
 //!
 //! After the public decoder of OpenEB 5.1, where EVT4 is described.
@@ -55,6 +55,7 @@ impl Encoding for Evt4 {
     const NAME: &'static str = "evt4";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
+    const SPANS: bool = true;
 
     fn word_bytes(&self) -> usize {
         4
@@ -119,10 +120,8 @@ impl Encoding for Evt4 {
                     sink.trigger((word >> 8 & 0x1F) as u8, word & 1 == 1, state.clock + i64::from(word >> 22 & 0x3F));
                 }
                 0x9 => sink.dropped(ProblemCode::TriggerBeforeFirstTime, 1, at),
-                0xA | 0xB => {
-                    if !self.vector(state, word, 1, at, sink) {
-                        return at;
-                    }
+                0xA | 0xB if !self.vector(state, word, 1, at, sink) => {
+                    return at;
                 }
                 0xC | 0xD => state.vector = word,
                 0xE => state.tick(i64::from(word & 0x0FFF_FFFF) << 6, Self::PERIOD, i64::from(Self::NEAR) << 6),

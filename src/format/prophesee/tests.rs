@@ -54,7 +54,7 @@ fn evt3_stream(random: &mut Random, words: usize) -> Vec<u8> {
             }
             75..80 => push(0x8000 | t >> 12 & 0xFFF),
             80..86 => {
-                push(0x3000 | random.below(2) << 11 | random.below(40) * 32);
+                push(0x3000 | random.below(2) << 11 | (random.below(40) * 32));
                 for ty in [0x4000, 0x4000, 0x5000] {
                     push(ty | random.below(0x1000));
                 }

@@ -2,7 +2,7 @@
 //!
 //! A healthy stream's time words follow each other closely. One that does not is compared with the time words after
 //! it: a gap or a restarted clock goes on from the new time, a damaged word is contradicted by the next ones. Where
-//! in addition many words are foreign to the encoding, bytes have been lost or inserted: decoding stops and goes on
+//! in addition words are foreign to the encoding, bytes have been lost or inserted: decoding stops and goes on
 //! at the first byte from which time words follow each other again, whatever its alignment. What is skipped is
 //! reported. All this depends on the bytes alone, never on how they are split.
 
@@ -20,12 +20,16 @@ const WITNESSES: usize = 4;
 const SEGMENT: usize = 256 << 10;
 /// Bytes of the first segment after a damaged place.
 const FIRST_SEGMENT: usize = 4 << 10;
+/// Words of a span without time words that are looked at together.
+const PIECE: usize = 128;
 /// Foreign words that make damage likely, where they are also at least a quarter of all.
 const FOREIGN: usize = 8;
 
 pub(crate) struct Timeline<E> {
     encoding: E,
     state: State,
+    /// File offset of the words after the last time word.
+    span: u64,
     /// File offset from which bytes are being skipped.
     lost_from: Option<u64>,
     /// Bytes of the next segment.
@@ -62,7 +66,7 @@ struct Window<'a> {
 
 impl<E: Encoding> Timeline<E> {
     pub(crate) fn new(encoding: E, state: State) -> Self {
-        Self { encoding, state, lost_from: None, segment: SEGMENT }
+        Self { encoding, state, span: 0, lost_from: None, segment: SEGMENT }
     }
 
     /// The value of the last time word before `state`.
@@ -70,7 +74,7 @@ impl<E: Encoding> Timeline<E> {
         state.timed.then_some((state.clock >> E::TIME_SHIFT) as u32 & (u32::MAX >> (32 - E::TIME_BITS)))
     }
 
-    fn tick(&self, state: &mut State, value: u32) {
+    fn tick(state: &mut State, value: u32) {
         state.tick(i64::from(value) << E::TIME_SHIFT, E::PERIOD, i64::from(E::NEAR) << E::TIME_SHIFT);
     }
 
@@ -87,9 +91,13 @@ impl<E: Encoding> Timeline<E> {
         first.filter(|_| foreign >= FOREIGN && 4 * foreign >= words)
     }
 
-    /// Judges the time word `value` at `at`, which is not near `current`; `span` is where the words
-    /// after the last time word start.
-    fn judge(&self, window: Window<'_>, span: usize, at: usize, value: u32, current: Option<u32>) -> Verdict {
+    /// Where in the window the words after the last time word start, as far as they are in it.
+    fn span(&self, window: Window<'_>) -> usize {
+        usize::try_from(self.span.saturating_sub(window.offset)).unwrap_or(usize::MAX).min(window.bytes.len())
+    }
+
+    /// Judges the time word `value` at `at`, which is not near `current`.
+    fn judge(&self, window: Window<'_>, at: usize, value: u32, current: Option<u32>) -> Verdict {
         let bytes = window.bytes;
         let limit = bytes.len().min(at + LOOK);
         let mut path = vec![value];
@@ -107,6 +115,7 @@ impl<E: Encoding> Timeline<E> {
             return Verdict::Wait;
         }
         let end = if path.len() > WITNESSES { places.last().copied().unwrap_or(limit) } else { limit };
+        let span = self.span(window).min(at);
         let back = if at - span > LOOK { span + self.encoding.cut(bytes.get(span..).unwrap_or_default(), at - LOOK - span) } else { span };
         if let Some(first) = self.damage(bytes, back, end) {
             return Verdict::Lose(first.min(at));
@@ -117,10 +126,12 @@ impl<E: Encoding> Timeline<E> {
             let times: Vec<_> = current.into_iter().chain(path.iter().skip(skip).copied()).collect();
             times.windows(2).filter(|pair| steps_back::<E>(pair[0], pair[1])).count()
         };
-        for skip in 1..=2 {
-            let left = path.len().saturating_sub(skip);
-            let enough = if current.is_some() { skip } else { 2 };
-            if left >= enough && steps_back(skip) < steps_back(0) {
+        // Before the first time word there is nothing to compare with: only a run that goes on behind it speaks
+        // against it.
+        let run = path.len() > 2 && path.windows(2).skip(1).all(|pair| near::<E>(pair[0], pair[1]));
+        let skips = if current.is_some() { 1..=2 } else { 1..=usize::from(run) };
+        for skip in skips {
+            if path.len() >= 2 * skip && steps_back(skip) < steps_back(0) {
                 return match (places.get(skip), path.get(skip)) {
                     (Some(_), Some(next)) if skip == 1 && Some(*next) == current => Verdict::SkipWord,
                     (Some(place), _) => Verdict::SkipTo(*place),
@@ -128,7 +139,15 @@ impl<E: Encoding> Timeline<E> {
                 };
             }
         }
-        Verdict::Trust
+        // A jump among foreign words needs a run of time words that follow it.
+        let first =
+            Words::new(&self.encoding, bytes, back).take_while(|(place, _)| *place < end).find(|(_, word)| self.encoding.is_foreign(*word));
+        match first {
+            Some((first, _)) if path.len() > WITNESSES && !path.windows(2).all(|pair| follows::<E>(pair[0], pair[1])) => {
+                Verdict::Lose(first.min(at))
+            }
+            _ => Verdict::Trust,
+        }
     }
 
     /// Whether time words follow each other from `at` on; `None` if more bytes are needed to tell.
@@ -155,7 +174,7 @@ impl<E: Encoding> Timeline<E> {
             if foreign >= FOREIGN && 8 * foreign > words {
                 return Some(false);
             }
-            if witnesses == WITNESSES {
+            if witnesses == E::RUN {
                 return Some(true);
             }
         }
@@ -202,7 +221,7 @@ impl<E: Encoding> Timeline<E> {
         let mut exit = self.state;
         let mut times = (exit.clock, exit.clock);
         if let Some(scan) = scan {
-            self.tick(&mut exit, scan.first);
+            Self::tick(&mut exit, scan.first);
             let at = |steps: i64| exit.clock + (steps << E::TIME_SHIFT);
             times = (at(scan.lowest), at(scan.highest));
             if self.state.timed {
@@ -220,22 +239,28 @@ impl<E: Encoding> Timeline<E> {
         window: Window<'_>,
         from: usize,
         to: usize,
-        span: usize,
         trusted: Option<usize>,
         plan: &mut Vec<Segment<State>>,
         problems: &mut Problems,
     ) -> Result<usize, usize> {
-        let (mut open, mut span) = (from, span);
+        let mut open = from;
+        let mut barren = Barren::new(self, window, from);
         let mut exit = self.state;
         let mut times = if exit.timed { (exit.clock, exit.clock) } else { (i64::MAX, i64::MIN) };
         let mut at = from;
         while at < to {
             let Some((_, word)) = Words::new(&self.encoding, window.bytes, at).next() else { break };
             let next = at + self.encoding.stride(word);
+            if let Some(position) = barren.ends(at) {
+                self.close(window, (open, position.max(open)), exit, order(times), plan);
+                self.rewind(window, position, exit, plan);
+                self.lost_from = Some(window.offset + position as u64);
+                return Ok(position);
+            }
             if let Some(value) = self.encoding.time(word) {
                 let current = Self::current(&exit);
                 if trusted != Some(at) && !current.is_some_and(|current| near::<E>(current, value)) {
-                    let resume = match self.judge(window, span, at, value, current) {
+                    let resume = match self.judge(window, at, value, current) {
                         Verdict::Trust => None,
                         Verdict::SkipWord => Some(next),
                         Verdict::SkipTo(position) => Some(position),
@@ -246,7 +271,7 @@ impl<E: Encoding> Timeline<E> {
                             return Ok(position);
                         }
                         Verdict::Wait => {
-                            let position = self.hold_back(window.bytes, span, at);
+                            let position = self.hold_back(window.bytes, self.span(window).min(at), at);
                             self.close(window, (open, position.max(open)), exit, order(times), plan);
                             self.rewind(window, position, exit, plan);
                             return Err(position);
@@ -259,16 +284,21 @@ impl<E: Encoding> Timeline<E> {
                         }
                         self.report(window.offset + at as u64, (resume - at) as u64, problems);
                         times = (exit.clock, exit.clock);
-                        (open, at, span) = (resume, resume, resume);
+                        (open, at) = (resume, resume);
+                        self.span = window.offset + resume as u64;
+                        barren = Barren::new(self, window, resume);
                         if resume > to {
                             return Ok(resume);
                         }
                         continue;
                     }
                 }
-                self.tick(&mut exit, value);
+                Self::tick(&mut exit, value);
                 times = (times.0.min(exit.clock), times.1.max(exit.clock));
-                span = next;
+                self.span = window.offset + next as u64;
+                barren = Barren::new(self, window, next);
+            } else {
+                barren.push(at, self.encoding.is_foreign(word));
             }
             at = next;
         }
@@ -322,6 +352,56 @@ fn follows<E: Encoding>(from: u32, to: u32) -> bool {
     near::<E>(from, to) && (forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8)
 }
 
+/// Watches a span without time words, piece by piece: a piece of nearly only foreign words is damage. Only for encodings
+/// that show no time words at all when they are read out of step.
+struct Barren {
+    /// Where the piece starts, and its length in bytes; 0 for not watching.
+    start: usize,
+    len: usize,
+    first: Option<usize>,
+    foreign: usize,
+    words: usize,
+}
+
+impl Barren {
+    fn new<E: Encoding>(timeline: &Timeline<E>, window: Window<'_>, at: usize) -> Self {
+        let mut barren = Self { start: at, len: 0, first: None, foreign: 0, words: 0 };
+        if !E::SPANS {
+            return barren;
+        }
+        barren.len = PIECE * timeline.encoding.word_bytes();
+        let behind = (window.offset + at as u64).saturating_sub(timeline.span);
+        // The piece that ends at or after `at`; it is in the window, because windows end between pieces.
+        let into = usize::try_from(behind.saturating_sub(1) % barren.len as u64).unwrap_or(0) + usize::from(behind > 0);
+        barren.start = at.saturating_sub(into);
+        for (place, word) in Words::new(&timeline.encoding, window.bytes, barren.start).take_while(|(place, _)| *place < at) {
+            barren.push(place, timeline.encoding.is_foreign(word));
+        }
+        barren
+    }
+
+    fn push(&mut self, at: usize, foreign: bool) {
+        self.words += 1;
+        if foreign {
+            self.foreign += 1;
+            self.first.get_or_insert(at);
+        }
+    }
+
+    /// The first foreign word of a piece that ends at or before `at`, if the piece is damaged.
+    fn ends(&mut self, at: usize) -> Option<usize> {
+        if self.len == 0 || at < self.start + self.len {
+            return None;
+        }
+        if 8 * self.foreign >= 7 * self.words && self.first.is_some() {
+            return self.first;
+        }
+        let start = self.start + (at - self.start) / self.len * self.len;
+        *self = Self { start, len: self.len, first: None, foreign: 0, words: 0 };
+        None
+    }
+}
+
 /// Times of a stretch without time words are those of its entry.
 fn order((first, last): (i64, i64)) -> (i64, i64) {
     if first <= last { (first, last) } else { (0, 0) }
@@ -333,8 +413,6 @@ impl<E: Encoding> Planner for Timeline<E> {
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> usize {
         let window = Window { bytes, offset, last };
         let mut at = 0;
-        // Where the words after the last time word before `at` start, as far as they are in the window.
-        let mut span = 0;
         // The time word at which a search ended: it needs no other word's support.
         let mut trusted = None;
         loop {
@@ -347,7 +425,8 @@ impl<E: Encoding> Planner for Timeline<E> {
                         if lost > 0 {
                             self.state.forget_position();
                         }
-                        (at, span, self.segment) = (position, position, FIRST_SEGMENT);
+                        (at, self.segment) = (position, FIRST_SEGMENT);
+                        self.span = offset + position as u64;
                         trusted = Some(position);
                     }
                     Search::Wait(position) => return position,
@@ -360,7 +439,13 @@ impl<E: Encoding> Planner for Timeline<E> {
             }
             let word = self.encoding.word_bytes();
             let whole = self.encoding.complete(bytes, at, at + (bytes.len() - at) / word * word);
-            let end = if last { whole } else { self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole) };
+            let mut end = whole;
+            if !last {
+                end = self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole);
+                if E::SPANS {
+                    end = end.min(self.incomplete_piece(window, at, whole));
+                }
+            }
             if at >= end {
                 if last && whole < bytes.len() {
                     let (rest, place) = ((bytes.len() - whole) as u64, offset + whole as u64);
@@ -374,26 +459,25 @@ impl<E: Encoding> Planner for Timeline<E> {
             let scans: Vec<_> =
                 stretches.par_iter().map(|&(from, to)| self.encoding.scan_times(bytes.get(from..to).unwrap_or_default())).collect();
             for ((from, to), scan) in stretches.into_iter().zip(scans) {
-                let smooth =
+                let near_first =
                     scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
-                if smooth {
+                if near_first && !self.may_be_barren(window, (from, to), scan) {
                     self.close_smooth(window, (from, to), scan, plan);
                     if scan.is_some() {
-                        span = self.last_time(bytes, from, to).map_or(from, |at| at + self.encoding.word_bytes());
+                        let last = self.last_time(bytes, from, to).map_or(from, |at| at + word);
+                        self.span = offset + last as u64;
                     }
                     at = to;
                     continue;
                 }
-                match self.step(window, from, to, span, trusted, plan, problems) {
+                match self.step(window, from, to, trusted, plan, problems) {
                     Ok(position) => at = position,
                     Err(position) => return position,
                 }
                 if self.lost_from.is_some() || at != to {
                     self.segment = FIRST_SEGMENT;
-                    span = at;
                     break;
                 }
-                span = self.last_time(bytes, from, to).map_or(span, |at| at + self.encoding.word_bytes());
             }
         }
     }
@@ -412,6 +496,27 @@ impl<E: Encoding> Timeline<E> {
             }
         }
         None
+    }
+
+    /// Whether a stretch can hold, or complete, a piece of a long span that needs a look at its words.
+    fn may_be_barren(&self, window: Window<'_>, stretch: (usize, usize), scan: Option<TimeScan>) -> bool {
+        if !E::SPANS {
+            return false;
+        }
+        let piece = PIECE * self.encoding.word_bytes();
+        let first = stretch.0 + scan.map_or(stretch.1 - stretch.0, |scan| scan.first_at);
+        scan.is_some_and(|scan| scan.longest >= piece / 2) || window.offset + first as u64 >= self.span + piece as u64
+    }
+
+    /// Where the piece of a span starts that is not complete at `to`.
+    fn incomplete_piece(&self, window: Window<'_>, at: usize, to: usize) -> usize {
+        let last = self.last_time(window.bytes, at, to).map(|last| last + self.encoding.word_bytes());
+        let span = last.map_or(self.span, |last| window.offset + last as u64);
+        let piece = (PIECE * self.encoding.word_bytes()) as u64;
+        let end = window.offset + to as u64;
+        let start = end - (end.saturating_sub(span)) % piece;
+        let start = usize::try_from(start.saturating_sub(window.offset)).unwrap_or(to).clamp(at, to);
+        at + self.encoding.cut(window.bytes.get(at..to).unwrap_or_default(), start - at)
     }
 
     /// Positions that cut `at..end` into stretches.

@@ -9,6 +9,7 @@ use crate::schema::{Columns, Geometry};
 use crate::simd;
 
 /// What a decoder knows at one place of the stream.
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the encoding's state")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct State {
     /// Time of the last time word in microseconds, wraps undone.
@@ -88,7 +89,7 @@ impl Limits {
 
     #[inline(always)]
     pub(crate) fn contains(self, x: u16, y: u16) -> bool {
-        (x < self.width) & (y < self.height)
+        (x < self.width) && (y < self.height)
     }
 
     /// The bits of a vector mask at `x` that are inside the width.
@@ -197,11 +198,14 @@ pub(crate) struct TimeScan {
     pub(crate) highest: i64,
     /// Whether every time word is near the one before it.
     pub(crate) smooth: bool,
+    /// Bytes before the first time word, and most bytes without any; for encodings with [`Encoding::SPANS`].
+    pub(crate) first_at: usize,
+    pub(crate) longest: usize,
 }
 
 impl TimeScan {
     pub(crate) fn new(first: u32) -> Self {
-        Self { first, last: first, advance: 0, lowest: 0, highest: 0, smooth: true }
+        Self { first, last: first, advance: 0, lowest: 0, highest: 0, smooth: true, first_at: 0, longest: 0 }
     }
 
     #[inline]
@@ -248,6 +252,10 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
     /// Microseconds that an event can be later than the time word before it.
     const WITHIN: i64 = (1 << Self::TIME_SHIFT) - 1;
 
+    /// Time words in a row that a search for the place to go on asks for.
+    const RUN: usize = 4;
+    /// Whether reading out of step can show no time words at all, so that spans without any have to be watched.
+    const SPANS: bool = false;
     /// Whether a decoder that knows the time can start at any word, so that a file can be bisected.
     const SEEKABLE: bool = false;
 
@@ -288,13 +296,22 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
     /// The time words of `bytes`; `None` if there is none.
     fn scan_times(&self, bytes: &[u8]) -> Option<TimeScan> {
         let mut scan: Option<TimeScan> = None;
-        for (_, word) in Words::new(self, bytes, 0) {
+        let mut span = 0;
+        for (at, word) in Words::new(self, bytes, 0) {
             if let Some(value) = self.time(word) {
-                match &mut scan {
-                    Some(scan) => scan.push::<Self>(value),
-                    None => scan = Some(TimeScan::new(value)),
-                }
+                let scan = match &mut scan {
+                    Some(scan) => {
+                        scan.push::<Self>(value);
+                        scan
+                    }
+                    None => scan.insert(TimeScan { first_at: at, ..TimeScan::new(value) }),
+                };
+                scan.longest = scan.longest.max(at - span);
+                span = at + self.stride(word);
             }
+        }
+        if let Some(scan) = &mut scan {
+            scan.longest = scan.longest.max(bytes.len().saturating_sub(span));
         }
         scan
     }
