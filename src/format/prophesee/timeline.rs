@@ -21,7 +21,7 @@ const SEGMENT: usize = 256 << 10;
 /// Bytes of the first segment after a damaged place.
 const FIRST_SEGMENT: usize = 4 << 10;
 /// Words of a span without time words that are looked at together.
-const PIECE: usize = 128;
+const PIECE: usize = 64;
 /// Foreign words that make damage likely, where they are also at least a quarter of all.
 const FOREIGN: usize = 8;
 
@@ -352,7 +352,7 @@ fn follows<E: Encoding>(from: u32, to: u32) -> bool {
     near::<E>(from, to) && (forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8)
 }
 
-/// Watches a span without time words, piece by piece: a piece of nearly only foreign words is damage. Only for encodings
+/// Watches a span without time words, piece by piece: a piece with three foreign words of four is damage. Only for encodings
 /// that show no time words at all when they are read out of step.
 struct Barren {
     /// Where the piece starts, and its length in bytes; 0 for not watching.
@@ -393,7 +393,7 @@ impl Barren {
         if self.len == 0 || at < self.start + self.len {
             return None;
         }
-        if 8 * self.foreign >= 7 * self.words && self.first.is_some() {
+        if 4 * self.foreign >= 3 * self.words && self.first.is_some() {
             return self.first;
         }
         let start = self.start + (at - self.start) / self.len * self.len;
