@@ -1,0 +1,80 @@
+//! What the fuzz targets share: inputs as files, options out of bytes, and comparisons.
+
+use std::path::{Path, PathBuf};
+
+use evlib::{EventColumns, Format, Geometry, OpenOptions, Problems, Recording, Selection, TriggerColumns};
+
+/// A file of this process, in memory where the system has such a place; removed when dropped.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// The scratch file `name` with this content.
+    pub fn new(name: &str, content: &[u8]) -> Self {
+        let shared = Path::new("/dev/shm");
+        let folder = if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() };
+        let path = folder.join(format!("evlib-fuzz-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).expect("scratch files can be written");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// How to open, by one byte: low three bits the format (0 to 4 forced, else by content), the next two the geometry.
+pub fn options(byte: u8) -> OpenOptions {
+    let mut options = OpenOptions::default();
+    if let Some(format) = Format::ALL.get(usize::from(byte & 7)) {
+        options = options.with_format(*format);
+    }
+    match byte >> 3 & 3 {
+        0 => options,
+        1 => options.with_geometry(Geometry::new(640, 480).expect("a legal geometry")),
+        2 => options.with_geometry(Geometry::new(1, 1).expect("a legal geometry")),
+        _ => options.with_geometry(Geometry::new(1280, 720).expect("a legal geometry")),
+    }
+}
+
+/// Opens, or not: a refusal is a right answer to arbitrary bytes, a panic is not.
+pub fn open(path: &Path, options: &OpenOptions) -> Option<Recording> {
+    match options.open(path) {
+        Ok(recording) => Some(recording),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            None
+        }
+    }
+}
+
+/// All events.
+pub fn read(recording: &Recording, selection: &Selection) -> EventColumns {
+    recording.read(selection).expect("a file that does not change can be read")
+}
+
+/// One event.
+pub type Row = (i16, i16, i64, i8);
+
+/// The events one by one.
+pub fn rows(events: &EventColumns) -> impl Iterator<Item = Row> + '_ {
+    let places = events.x().iter().zip(events.y());
+    places.zip(events.timestamp().iter().zip(events.polarity())).map(|((x, y), (t, p))| (*x, *y, *t, *p))
+}
+
+/// The triggers one by one.
+pub fn trigger_rows(triggers: &TriggerColumns) -> Vec<(u8, i8, i64)> {
+    let values = triggers.id.iter().zip(&triggers.polarity).zip(&triggers.timestamp);
+    values.map(|((id, polarity), time)| (*id, *polarity, *time)).collect()
+}
+
+/// What problems say, without the examples.
+pub fn problem_rows(problems: &Problems) -> Vec<(&'static str, u64, u64, u64)> {
+    problems.iter().map(|problem| (problem.code.name(), problem.count, problem.bytes, problem.first_offset)).collect()
+}
