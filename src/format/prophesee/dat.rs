@@ -163,11 +163,15 @@ impl Loops for Dat {
 }
 
 impl Encoding for Dat {
+    type Tail = ();
+
     const NAME: &'static str = "dat";
     const TIME_BITS: u32 = 32;
     const TIME_SHIFT: u32 = 0;
     const RUN: usize = 32;
     const SEEKABLE: bool = true;
+
+    fn tail(&self, _bytes: &[u8]) {}
 
     fn word_bytes(&self) -> usize {
         self.size

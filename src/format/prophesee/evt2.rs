@@ -170,10 +170,14 @@ impl Loops for Evt2 {
 }
 
 impl Encoding for Evt2 {
+    type Tail = ();
+
     const NAME: &'static str = "evt2";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
     const SEEKABLE: bool = true;
+
+    fn tail(&self, _bytes: &[u8]) {}
 
     fn word_bytes(&self) -> usize {
         4

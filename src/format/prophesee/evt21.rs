@@ -26,11 +26,15 @@ impl Evt21 {
 }
 
 impl Encoding for Evt21 {
+    type Tail = ();
+
     const NAME: &'static str = "evt21";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
     const SEEKABLE: bool = true;
+
+    fn tail(&self, _bytes: &[u8]) {}
 
     fn word_bytes(&self) -> usize {
         8

@@ -33,6 +33,62 @@ pub(crate) struct Evt3 {
     limits: Limits,
 }
 
+/// What the last words of a stretch set.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tail {
+    row: Option<u16>,
+    cd: Option<bool>,
+    /// The last vector base with its polarity, and the columns of the vectors after it.
+    base: Option<(u16, bool)>,
+    columns: u16,
+    /// The low time in force at the end.
+    low: Option<u16>,
+    /// The low time that is if the high time, `high`, was the same before it.
+    low_if_same: Option<u16>,
+    high: Option<u16>,
+}
+
+impl Tail {
+    /// Takes the words of a block that stands before all that were taken yet; whether all is known then.
+    fn block(&mut self, words: &[[u8; 2]]) -> bool {
+        for word in words.iter().rev() {
+            let word = u16::from_le_bytes(*word);
+            let content = word & 0xFFF;
+            match word >> 12 {
+                ADDR_Y if self.row.is_none() => {
+                    self.row = Some(content);
+                    self.cd.get_or_insert(true);
+                }
+                EM_ADDR_Y => {
+                    self.cd.get_or_insert(false);
+                }
+                VECT_BASE_X if self.base.is_none() => self.base = Some((content & 0x7FF, content & 0x800 != 0)),
+                VECT_12 if self.base.is_none() => self.columns = advance(self.columns, 12),
+                VECT_8 if self.base.is_none() => self.columns = advance(self.columns, 8),
+                TIME_LOW if self.low.is_none() && self.low_if_same.is_none() => match self.high {
+                    None => self.low = Some(content),
+                    Some(_) => self.low_if_same = Some(content),
+                },
+                TIME_HIGH if self.low.is_none() => match (self.high, self.low_if_same) {
+                    (Some(later), Some(value)) => self.low = Some(if later == content { value } else { 0 }),
+                    (Some(later), None) if later != content => self.low = Some(0),
+                    _ => self.high = Some(content),
+                },
+                _ => {}
+            }
+            if self.row.is_some() && self.base.is_some() && self.low.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether a block has a vector base or a vector.
+fn has_vectors(words: &[[u8; 2]]) -> bool {
+    words.iter().fold(false, |any, word| any | (u16::from_le_bytes(*word).wrapping_sub(VECT_BASE_X << 12) < 0x3000))
+}
+
 /// The vector base after `columns` more; bases past every sensor are all the same.
 #[inline(always)]
 pub(super) fn advance(base: u16, columns: u16) -> u16 {
@@ -109,6 +165,8 @@ impl Loops for Evt3 {
 }
 
 impl Encoding for Evt3 {
+    type Tail = Tail;
+
     const NAME: &'static str = "evt3";
     const TIME_BITS: u32 = 12;
     const TIME_SHIFT: u32 = 12;
@@ -200,57 +258,37 @@ impl Encoding for Evt3 {
     }
 
     /// Reads backwards until row, vector base and low time are known, which is near in any real stream.
-    fn skim(&self, state: &mut State, bytes: &[u8]) {
-        let entry_high = state.timed.then_some((state.clock >> 12 & 0xFFF) as u16);
-        let (mut row, mut cd, mut base) = (None, None, None);
-        let mut columns = 0_u16;
-        // The low time in force at the end, and one that is if the high time has not changed since.
-        let (mut low, mut low_if_same) = (None, None);
-        let mut later_high: Option<u16> = None;
-        for word in bytes.as_chunks::<2>().0.iter().rev() {
-            let word = u16::from_le_bytes(*word);
-            let content = word & 0xFFF;
-            match word >> 12 {
-                ADDR_Y if row.is_none() => {
-                    row = Some(content);
-                    cd.get_or_insert(true);
-                }
-                EM_ADDR_Y => {
-                    cd.get_or_insert(false);
-                }
-                VECT_BASE_X if base.is_none() => base = Some((content & 0x7FF, content & 0x800 != 0)),
-                VECT_12 if base.is_none() => columns = advance(columns, 12),
-                VECT_8 if base.is_none() => columns = advance(columns, 8),
-                TIME_LOW if low.is_none() && low_if_same.is_none() => match later_high {
-                    None => low = Some(content),
-                    Some(_) => low_if_same = Some(content),
-                },
-                TIME_HIGH if low.is_none() => match (later_high, low_if_same) {
-                    (Some(later), Some(value)) => low = Some(if later == content { value } else { 0 }),
-                    (Some(later), None) if later != content => low = Some(0),
-                    _ => later_high = Some(content),
-                },
-                _ => {}
+    fn tail(&self, bytes: &[u8]) -> Tail {
+        let mut tail = Tail::default();
+        for block in bytes.as_chunks::<2>().0.rchunks(64) {
+            // Once only the vector base is wanted, blocks without vector words are passed over.
+            if tail.row.is_some() && tail.low.is_some() && !has_vectors(block) {
+                continue;
             }
-            if row.is_some() && base.is_some() && low.is_some() {
+            if tail.block(block) {
                 break;
             }
         }
-        state.time_low = low.unwrap_or(match later_high {
+        tail
+    }
+
+    fn skim(&self, state: &mut State, tail: Tail) {
+        let entry_high = state.timed.then_some((state.clock >> 12 & 0xFFF) as u16);
+        state.time_low = tail.low.unwrap_or(match tail.high {
             Some(later) if entry_high != Some(later) => 0,
-            _ => low_if_same.unwrap_or(state.time_low),
+            _ => tail.low_if_same.unwrap_or(state.time_low),
         });
-        if let Some(row) = row {
+        if let Some(row) = tail.row {
             state.row = row;
             state.row_known = true;
         }
-        state.cd = cd.unwrap_or(state.cd);
-        if let Some((base, on)) = base {
+        state.cd = tail.cd.unwrap_or(state.cd);
+        if let Some((base, on)) = tail.base {
             state.base = base;
             state.base_on = on;
             state.base_known = true;
         }
-        state.base = advance(state.base, columns);
+        state.base = advance(state.base, tail.columns);
     }
 
     fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {

@@ -52,10 +52,14 @@ impl Evt4 {
 }
 
 impl Encoding for Evt4 {
+    type Tail = ();
+
     const NAME: &'static str = "evt4";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
+
+    fn tail(&self, _bytes: &[u8]) {}
 
     fn word_bytes(&self) -> usize {
         4

@@ -302,6 +302,28 @@ proptest! {
     }
 
     #[test]
+    fn the_tail_of_a_stretch_gives_the_state_after_it(seed in any::<u64>(), words in 1_usize..2000, vectors in 0_u64..3) {
+        let random = &mut Random(seed);
+        let evt3 = Evt3::new(LIMITS);
+        let mut bytes = evt3_stream(random, words);
+        for word in bytes.as_chunks_mut::<2>().0 {
+            // Few or no vectors: the last base may be far away.
+            if (3..=5).contains(&(word[1] >> 4)) && random.below(100) >= vectors {
+                *word = [0, 0x70];
+            }
+        }
+        let cut = random.below(bytes.len() as u64 / 2) as usize * 2;
+        let (head, rest) = bytes.split_at(cut);
+        let mut walked = State::START;
+        evt3.walk(&mut walked, head, &mut Ignore);
+        let mut skimmed = walked;
+        evt3.walk(&mut walked, rest, &mut Ignore);
+        evt3.skim(&mut skimmed, evt3.tail(rest));
+        (skimmed.clock, skimmed.timed) = (walked.clock, walked.timed);
+        prop_assert_eq!(skimmed, walked);
+    }
+
+    #[test]
     fn every_projection_is_a_part_of_the_whole(seed in any::<u64>(), columns in 0_u8..16) {
         let random = &mut Random(seed);
         let bytes = evt3_stream(random, 4000);
@@ -318,6 +340,18 @@ proptest! {
         prop_assert!(part.polarity().is_empty() || part.polarity() == whole.polarity());
         prop_assert_eq!(part.columns(), wanted);
     }
+}
+
+/// Takes everything and keeps nothing.
+struct Ignore;
+
+impl Sink for Ignore {
+    fn fits(&self, _: u32) -> bool {
+        true
+    }
+    fn event(&mut self, _: u16, _: u16, _: i64, _: bool) {}
+    fn trigger(&mut self, _: u8, _: bool, _: i64) {}
+    fn dropped(&mut self, _: ProblemCode, _: u32, _: usize) {}
 }
 
 /// Collects what a stream holds, as tuples.

@@ -200,24 +200,41 @@ impl<E: Encoding> Timeline<E> {
     /// Closes a segment whose words end with the clock at `exit`, and goes on there.
     fn close(&mut self, window: Window<'_>, bytes: (usize, usize), exit: State, times: (i64, i64), plan: &mut Vec<Segment<State>>) {
         let slice = window.bytes.get(bytes.0..bytes.1).unwrap_or_default();
-        if slice.is_empty() {
-            return;
-        }
+        self.close_with(window, bytes, self.encoding.tail(slice), exit, times, plan);
+    }
+
+    /// [`Timeline::close`] where the tail of the segment is known.
+    fn close_with(
+        &mut self,
+        window: Window<'_>,
+        bytes: (usize, usize),
+        tail: E::Tail,
+        exit: State,
+        times: (i64, i64),
+        plan: &mut Vec<Segment<State>>,
+    ) {
+        let Some(len) = bytes.1.checked_sub(bytes.0).filter(|len| *len > 0) else { return };
         plan.push(Segment {
             offset: window.offset + bytes.0 as u64,
-            len: slice.len() as u64,
+            len: len as u64,
             state: self.state,
             events: 0,
             triggers: 0,
             first_us: times.0,
             last_us: times.1.saturating_add(E::WITHIN),
         });
-        self.encoding.skim(&mut self.state, slice);
+        self.encoding.skim(&mut self.state, tail);
         (self.state.clock, self.state.timed) = (exit.clock, exit.timed);
     }
 
     /// Closes a segment in which all time words are near each other.
-    fn close_smooth(&mut self, window: Window<'_>, bytes: (usize, usize), scan: Option<TimeScan>, plan: &mut Vec<Segment<State>>) {
+    fn close_smooth(
+        &mut self,
+        window: Window<'_>,
+        bytes: (usize, usize),
+        (scan, tail): (Option<TimeScan>, E::Tail),
+        plan: &mut Vec<Segment<State>>,
+    ) {
         let mut exit = self.state;
         let mut times = (exit.clock, exit.clock);
         if let Some(scan) = scan {
@@ -229,7 +246,7 @@ impl<E: Encoding> Timeline<E> {
             }
             exit.clock = at(scan.advance);
         }
-        self.close(window, bytes, exit, times, plan);
+        self.close_with(window, bytes, tail, exit, times, plan);
     }
 
     /// Goes through one stretch word by word, judging every time word that is not near the one before it. Returns
@@ -314,7 +331,8 @@ impl<E: Encoding> Timeline<E> {
             self.state = segment.state;
             if segment.offset < offset {
                 let start = (segment.offset - window.offset) as usize;
-                self.encoding.skim(&mut self.state, window.bytes.get(start..position).unwrap_or_default());
+                let tail = self.encoding.tail(window.bytes.get(start..position).unwrap_or_default());
+                self.encoding.skim(&mut self.state, tail);
                 plan.push(Segment { len: offset - segment.offset, ..segment });
             }
             (self.state.clock, self.state.timed) = (exit.clock, exit.timed);
@@ -456,13 +474,18 @@ impl<E: Encoding> Planner for Timeline<E> {
             }
             let cuts = self.cuts(bytes, at, end);
             let stretches: Vec<_> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
-            let scans: Vec<_> =
-                stretches.par_iter().map(|&(from, to)| self.encoding.scan_times(bytes.get(from..to).unwrap_or_default())).collect();
-            for ((from, to), scan) in stretches.into_iter().zip(scans) {
+            let scans: Vec<_> = stretches
+                .par_iter()
+                .map(|&(from, to)| {
+                    let stretch = bytes.get(from..to).unwrap_or_default();
+                    (self.encoding.scan_times(stretch), self.encoding.tail(stretch))
+                })
+                .collect();
+            for ((from, to), (scan, tail)) in stretches.into_iter().zip(scans) {
                 let near_first =
                     scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
                 if near_first && !self.may_be_barren(window, (from, to), scan) {
-                    self.close_smooth(window, (from, to), scan, plan);
+                    self.close_smooth(window, (from, to), (scan, tail), plan);
                     if scan.is_some() {
                         let last = self.last_time(bytes, from, to).map_or(from, |at| at + word);
                         self.span = offset + last as u64;

@@ -316,8 +316,14 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
         scan
     }
 
-    /// Brings what is not time in `state` to the end of `bytes`.
-    fn skim(&self, _state: &mut State, _bytes: &[u8]) {}
+    /// What the end of a stretch says of the state after it, without knowing the state before it.
+    type Tail: Copy + Send;
+
+    /// The tail of a stretch.
+    fn tail(&self, bytes: &[u8]) -> Self::Tail;
+
+    /// Brings what is not time in `state` to the end of a stretch with this tail.
+    fn skim(&self, _state: &mut State, _tail: Self::Tail) {}
 
     /// Counts events and triggers; reports what decoding will drop.
     fn count(&self, state: &State, bytes: &[u8], offset: u64, problems: &mut Problems) -> Counts {
