@@ -18,7 +18,7 @@ fn main() -> Result<()> {
         let start = Instant::now();
         let count = recording.event_count()?;
         let indexed = start.elapsed();
-        let events = recording.read(&Selection::default())?;
+        let events = recording.read(Selection::default())?;
         let read = start.elapsed().saturating_sub(indexed);
         println!(
             "{} {}: {count} events indexed in {:.1} ms, {} read in {:.1} ms",

@@ -1,5 +1,6 @@
 //! Polars frames for Rust users.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use polars_core::frame::DataFrame;
@@ -28,6 +29,6 @@ pub use lazy::load_events;
 /// # Ok(())
 /// # }
 /// ```
-pub fn read_events(path: impl AsRef<Path>, selection: &Selection) -> Result<DataFrame> {
+pub fn read_events(path: impl AsRef<Path>, selection: impl Borrow<Selection>) -> Result<DataFrame> {
     Ok(Recording::open(path)?.read(selection)?.to_dataframe())
 }

@@ -1,5 +1,6 @@
 //! `Recording`: a file that has been identified and can be read.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -286,15 +287,16 @@ impl Recording {
     ///
     /// # Errors
     /// `Io`; `Truncated` if the file shrinks while it is read.
-    pub fn read(&self, selection: &Selection) -> Result<EventColumns> {
-        self.reader.read(selection, &*self.pool.get()?)
+    pub fn read(&self, selection: impl Borrow<Selection>) -> Result<EventColumns> {
+        self.reader.read(selection.borrow(), &*self.pool.get()?)
     }
 
     /// The selected events batch by batch, in file order, with memory bounded by a few batches.
     ///
     /// # Errors
     /// `InvalidArgument` if the threads cannot be started. Errors of reading come with the batches.
-    pub fn batches(&self, selection: &Selection) -> Result<Batches> {
+    pub fn batches(&self, selection: impl Borrow<Selection>) -> Result<Batches> {
+        let selection = selection.borrow();
         let stream = Arc::clone(&self.reader).batches(selection);
         Ok(Batches {
             stream,

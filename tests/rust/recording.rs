@@ -55,7 +55,7 @@ fn what_is_written_is_read_whatever_the_threads() {
         for threads in 1..=8 {
             let recording = OpenOptions::default().with_threads(threads).open(&path.0).unwrap();
             assert_eq!(recording.format(), format);
-            assert!(recording.read(&Selection::default()).unwrap() == events);
+            assert!(recording.read(Selection::default()).unwrap() == events);
             assert_eq!(recording.time_range().unwrap(), Some((0, events.timestamp()[19_999])));
         }
     }
@@ -67,10 +67,10 @@ fn batches_have_the_length_asked_for() {
     let events = events(10_000);
     write(&path, Format::Evt3, &events);
     let recording = Recording::open(&path.0).unwrap();
-    let (lengths, times) = all(recording.batches(&Selection::default()).unwrap().with_rows(3000));
+    let (lengths, times) = all(recording.batches(Selection::default()).unwrap().with_rows(3000));
     assert_eq!(lengths, [3000, 3000, 3000, 1000]);
     assert_eq!(times, events.timestamp());
-    let (lengths, times) = all(recording.batches(&Selection::default()).unwrap().with_duration(10_000_000));
+    let (lengths, times) = all(recording.batches(Selection::default()).unwrap().with_duration(10_000_000));
     assert_eq!(times, events.timestamp());
     // A thousand events every 20 s: every other window is empty.
     assert_eq!(lengths.iter().filter(|len| **len == 1000).count(), 10);
@@ -145,7 +145,7 @@ fn a_file_that_shrinks_is_an_error() {
     write(&path, Format::Evt2, &events(50_000));
     let recording = Recording::open(&path.0).unwrap();
     std::fs::OpenOptions::new().write(true).open(&path.0).unwrap().set_len(1000).unwrap();
-    assert_eq!(recording.read(&Selection::default()).unwrap_err().kind(), ErrorKind::Truncated);
+    assert_eq!(recording.read(Selection::default()).unwrap_err().kind(), ErrorKind::Truncated);
 }
 
 #[test]
