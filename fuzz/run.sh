@@ -34,7 +34,7 @@ for target in $targets; do
     done
     echo "fuzzing $target for $each s"
     cargo $toolchain fuzz run --fuzz-dir . "$target" -- \
-        -max_total_time="$each" -max_len=4096 -len_control=0 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || failed="$failed $target"
+        -max_total_time="$each" -max_len=4096 -len_control=0 -verbosity=0 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || failed="$failed $target"
 done
 if [ -n "$failed" ]; then
     echo "FUZZING FAILED:$failed; inputs are in fuzz/artifacts/" >&2
