@@ -100,7 +100,7 @@ fn a_selection_is_a_filter() {
     assert_eq!(found.x(), rows().map(|row| events.x()[row]).collect::<Vec<_>>());
     assert_eq!(found.timestamp(), rows().map(|row| events.timestamp()[row]).collect::<Vec<_>>());
     assert!(found.y().is_empty() && found.polarity().is_empty());
-    let first = recording.read(&selection.with_limit(7)).unwrap();
+    let first = recording.read(selection.with_limit(7)).unwrap();
     assert_eq!(first.x(), &found.x()[..7]);
 }
 
