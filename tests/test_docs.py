@@ -1,0 +1,117 @@
+"""What the documentation shows is run: Python blocks, command lines and docstrings.
+
+In `README.md` and `docs/*.md`, the ```` ```python ```` blocks of a page are run one after the other in one namespace,
+in a folder of their own that holds `recording.raw`. A ```` ```text ```` block right after one is what it prints. In a
+```` ```console ```` block, lines that start with `$ ` are commands, followed by what they print. `...` in an output
+stands for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import evlib
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = ["evlib", "evlib.reading", "evlib.recording", "evlib.simulator", "evlib.writing"]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$(\s*\n(?=```text$))?", re.DOTALL | re.MULTILINE)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory with the recording that all examples read: 1000 events in 100 ms."""
+    monkeypatch.chdir(tmp_path)
+    rows = range(1000)
+    evlib.write_events(
+        {
+            "x": [row % 640 for row in rows],
+            "y": [row // 10 % 480 for row in rows],
+            "timestamp": [row * 100 for row in rows],
+            "polarity": [1 if row % 3 == 0 else -1 for row in rows],
+        },
+        "recording.raw",
+        geometry=(640, 480),
+    )
+    return tmp_path
+
+
+def assert_prints(got: str, wanted: str, where: str) -> None:
+    if not doctest.OutputChecker().check_output(wanted.rstrip() + "\n", got.rstrip() + "\n", FLAGS):
+        pytest.fail(f"{where} prints\n{got}\nwhere the page says\n{wanted}", pytrace=False)
+
+
+def run_python(code: str, line: int, page: Path, names: dict) -> str:
+    printed = io.StringIO()
+    # Lines of the page, so that a traceback points at it.
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n" * line + code, str(page), "exec"), names)
+    return printed.getvalue()
+
+
+def run_console(session: str, line: int, page: Path) -> None:
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"}
+    first, *commands = re.split(r"^\$ ", session, flags=re.MULTILINE)
+    assert not first.strip(), f"{page.name}:{line}: a console block starts with `$ `"
+    for command in commands:
+        text, _, wanted = command.partition("\n")
+        run = subprocess.run(
+            text, shell=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert_prints(run.stdout, wanted, f"{page.name}:{line}: `{text}`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, folder):
+    text = page.read_text(encoding="utf-8")
+    names: dict = {"__name__": "__main__", "pl": pl, "evlib": evlib}
+    printed, shown = "", False
+    for block in FENCE.finditer(text):
+        language, code, output_follows = block.groups()
+        line = text.count("\n", 0, block.start()) + 1
+        if language == "python":
+            printed = run_python(code, line, page, names)
+        elif language == "text" and shown:
+            assert_prints(printed, code, f"{page.name}: the block before line {line}")
+        elif language == "console":
+            run_console(code, line, page)
+        shown = language == "python" and output_follows is not None
+
+
+def test_there_are_examples():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    languages = [block.group(1) for block in FENCE.finditer(text)]
+    assert languages.count("python") >= 14
+    assert languages.count("console") >= 6
+
+
+def test_a_wrong_output_is_seen():
+    with pytest.raises(pytest.fail.Exception, match="where the page says"):
+        assert_prints("1\n", "2\n", "nothing")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name, folder):
+    module = importlib.import_module(name)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    tests = doctest.DocTestFinder(recurse=True).find(module, globs={"pl": pl, "evlib": evlib})
+    examples = 0
+    for test in tests:
+        test.globs.update(pl=pl, evlib=evlib)
+        examples += len(test.examples)
+        runner.run(test, clear_globs=False)
+    assert runner.summarize(verbose=False).failed == 0
+    assert examples or name == "evlib.recording", f"no examples in {name}"
