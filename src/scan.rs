@@ -16,7 +16,7 @@ use crate::problem::Problems;
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::Selection;
 use crate::simd;
-use crate::source::Source;
+use crate::source::{Buffer, Source};
 
 /// Bytes read at a time for planning a whole file.
 const WINDOW: usize = 4 << 20;
@@ -265,8 +265,7 @@ impl<F: Segmented> Scan<F> {
                 let mut problems = Problems::default();
                 let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
                 with_buffer(|buffer| {
-                    buffer.resize(buffer.len().max(len), 0);
-                    let bytes = buffer.get_mut(..len).unwrap_or_default();
+                    let bytes = buffer.take(len);
                     self.source.read_exact_at(bytes, segment.offset)?;
                     self.format.count(segment, bytes, &mut problems);
                     Ok(problems)
@@ -286,8 +285,7 @@ impl<F: Segmented> Scan<F> {
         with_buffer(|buffer| {
             while offset < end {
                 let len = usize::try_from(end - offset).unwrap_or(READ).min(READ);
-                buffer.resize(READ, 0);
-                let bytes = buffer.get_mut(..len).unwrap_or_default();
+                let bytes = buffer.take(len);
                 self.source.read_exact_at(bytes, offset)?;
                 let consumed = decode(&mut state, bytes);
                 if consumed == 0 {
@@ -473,22 +471,22 @@ impl<F: Segmented> Scan<F> {
 }
 
 /// Runs `work` with this thread's read buffer.
-fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
+fn with_buffer<R>(work: impl FnOnce(&mut Buffer) -> R) -> R {
+    thread_local!(static BUFFER: std::cell::RefCell<Buffer> = std::cell::RefCell::new(Buffer::default()));
     BUFFER.with(|buffer| match buffer.try_borrow_mut() {
         Ok(mut buffer) => work(&mut buffer),
         // A task that this thread took up while it waited inside another.
-        Err(_) => work(&mut Vec::new()),
+        Err(_) => work(&mut Buffer::default()),
     })
 }
 
 /// Buffers of windows that are done: their pages are there already.
-static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+static BUFFERS: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
 
 /// Plans a file window by window.
 struct Windows<S> {
     planner: Box<dyn Planner<State = S>>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     offset: u64,
     depth: Depth,
     done: bool,
@@ -507,8 +505,7 @@ impl<S: Copy + Send + Sync> Windows<S> {
             let left = scan.source.len().saturating_sub(self.offset);
             let len = usize::try_from(left).unwrap_or(size).min(size);
             let last = len as u64 == left;
-            self.buffer.resize(self.buffer.len().max(len), 0);
-            let bytes = self.buffer.get_mut(..len).unwrap_or_default();
+            let bytes = self.buffer.take(len);
             let offset = self.offset;
             bytes
                 .par_chunks_mut(READ)
@@ -548,7 +545,7 @@ impl<S: Copy + Send + Sync> Windows<S> {
 impl<S> Drop for Windows<S> {
     fn drop(&mut self) {
         let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() < 2 && self.buffer.len() <= WINDOW {
+        if buffers.len() < 2 && self.buffer.capacity() <= 2 * WINDOW {
             buffers.push(std::mem::take(&mut self.buffer));
         }
     }

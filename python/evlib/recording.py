@@ -89,7 +89,7 @@ class Recording:
     """A recording: what it is, and its streams. Made by :func:`evlib.open`.
 
     Opening reads only the head of the file. `event_count`, `time_range`, `triggers` and `problems` need one pass over
-    the file, which builds a segment index (over 5 GB/s of cached file) and is done once for this object. With the
+    the file, which builds a segment index and is done once for this object. With the
     index, time ranges are found without reading the rest of the file.
     """
 

@@ -57,12 +57,20 @@ impl PySelection {
     }
 }
 
+/// The arguments of [`open`].
+type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>);
+
 /// An open recording.
 #[pyclass(name = "Recording", module = "evlib._evlib", frozen)]
-struct PyRecording(Recording);
+struct PyRecording(Recording, OpenArguments);
 
 #[pymethods]
 impl PyRecording {
+    /// Pickled as the arguments it was opened with: another process opens the file again.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, OpenArguments)> {
+        Ok((py.import("evlib._evlib")?.getattr("open")?, self.1.clone()))
+    }
+
     #[getter]
     fn format(&self) -> &'static str {
         self.0.format().name()
@@ -201,17 +209,16 @@ impl PyWriter {
 fn open(
     py: Python<'_>,
     path: PathBuf,
-    format: Option<&str>,
+    format: Option<String>,
     geometry: Option<(u32, u32)>,
     threads: Option<usize>,
 ) -> PyResult<PyRecording> {
-    errors::run(py, || {
-        let format = format.map(str::parse::<Format>).transpose()?;
+    let recording = errors::run(py, || {
+        let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
-        let options = OpenOptions { format, geometry, threads };
-        options.open(path)
-    })
-    .map(PyRecording)
+        OpenOptions { format, geometry, threads }.open(&path)
+    })?;
+    Ok(PyRecording(recording, (path, format, geometry, threads)))
 }
 
 #[pyfunction]

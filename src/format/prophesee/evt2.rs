@@ -124,24 +124,21 @@ impl Loops for Evt2 {
 
     #[inline(always)]
     fn count_loop(&self, bytes: &[u8]) -> Option<Counts> {
-        let (mut events, mut triggers, mut outside) = (0_u64, 0_u64, 0_u32);
-        let (blocks, rest) = bytes.as_chunks::<{ 4 * BLOCK }>();
-        let mut count = |words: &[[u8; 4]]| {
-            let (mut inside, mut edges) = (0_u32, 0_u32);
-            for word in words {
+        let limits = self.limits;
+        let (mut events, mut triggers, mut outside) = (0_u64, 0_u64, 0_u64);
+        for block in bytes.as_chunks::<4>().0.chunks(1024) {
+            // 32-bit counters for as many words as the compiler likes to count at once.
+            let (mut inside, mut cd, mut edges) = (0_u32, 0_u32, 0_u32);
+            for word in block {
                 let word = u32::from_le_bytes(*word);
-                let (cd, event) = (word >> 28 < 2, is_event(self.limits, word));
-                inside += u32::from(event);
-                outside |= u32::from(cd && !event);
+                inside += u32::from(is_event(limits, word));
+                cd += u32::from(word >> 28 < 2);
                 edges += u32::from(word >> 28 == EXT_TRIGGER);
             }
             events += u64::from(inside);
+            outside += u64::from(cd - inside);
             triggers += u64::from(edges);
-        };
-        for block in blocks {
-            count(block.as_chunks().0);
         }
-        count(rest.as_chunks().0);
         (outside == 0).then_some(Counts { events, triggers })
     }
 
