@@ -316,9 +316,11 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// Forgets the rows filled so far.
-    pub(crate) fn clear(&mut self) {
-        self.len = 0;
+    /// Panics unless the columns `COLS` have room for all rows: what kernels that store through pointers build on.
+    pub(crate) fn assert_columns<const COLS: u8>(&self) {
+        let lens = [self.x.len(), self.y.len(), self.t.len(), self.p.len()];
+        let fits = (0..4).all(|column| COLS >> column & 1 == 0 || lens[column] == self.capacity);
+        assert!(fits && self.len <= self.capacity, "slots have the columns that are filled");
     }
 
     /// Appends one event. `COLS` must be the columns of the builder.

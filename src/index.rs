@@ -11,7 +11,7 @@ use std::time::UNIX_EPOCH;
 use crate::error::{Error, Result};
 use crate::problem::{ProblemCode, Problems};
 use crate::scan::{Index, Segment, Segmented};
-use crate::source::Source;
+use crate::source::{Source, create_partial};
 
 const MAGIC: &[u8; 8] = b"evlibidx";
 const VERSION: u32 = 1;
@@ -61,9 +61,11 @@ fn head<F: Segmented>(source: &Source, format: &F) -> Result<Vec<u8>> {
 pub(crate) fn save<F: Segmented>(source: &Source, format: &F, index: &Index<F::State>) -> Result<PathBuf> {
     let path = path_of(source.path());
     let mut out = head(source, format)?;
-    out.extend((index.problems.iter().count() as u64).to_le_bytes());
+    let saved = index.problems.iter().filter(|problem| CODES.contains(&problem.code)).count();
+    out.extend((saved as u64).to_le_bytes());
     for problem in index.problems.iter() {
-        let code = CODES.iter().position(|code| *code == problem.code).unwrap_or(0);
+        // What is not a problem of the recording itself is not saved with it.
+        let Some(code) = CODES.iter().position(|code| *code == problem.code) else { continue };
         for number in [code as u64, problem.count, problem.bytes, problem.first_offset, problem.examples.len() as u64] {
             out.extend(number.to_le_bytes());
         }
@@ -82,9 +84,9 @@ pub(crate) fn save<F: Segmented>(source: &Source, format: &F, index: &Index<F::S
     }
     let check = hash(&out);
     out.extend(check.to_le_bytes());
-    let partial = path.with_extension(format!("evlib-index.{}", std::process::id()));
-    let write = || {
-        std::fs::File::create(&partial)?.write_all(&out)?;
+    let (mut file, partial) = create_partial(&path).map_err(|error| Error::io(error, &path))?;
+    let mut write = || {
+        file.write_all(&out)?;
         std::fs::rename(&partial, &path)
     };
     write().map_err(|error| {
@@ -98,13 +100,19 @@ pub(crate) fn save<F: Segmented>(source: &Source, format: &F, index: &Index<F::S
 /// The index beside the recording: `None` if there is none, an error in words if it does not fit.
 pub(crate) fn load<F: Segmented>(source: &Source, format: &F) -> Result<Option<Index<F::State>>, String> {
     let path = path_of(source.path());
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("index `{}` ignored: {error}", path.display())),
-    };
-    let head = head(source, format).map_err(|error| error.to_string())?;
     let stale = |what: &str| format!("index `{}` ignored: {what}", path.display());
+    let len = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        Ok(_) => return Err(stale("it is not a regular file")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(stale(&error.to_string())),
+    };
+    // A segment has at least one word of the recording.
+    if len > (1 << 20) + (SEGMENT as u64).saturating_mul(source.len()) {
+        return Err(stale("it is too large"));
+    }
+    let bytes = std::fs::read(&path).map_err(|error| stale(&error.to_string()))?;
+    let head = head(source, format).map_err(|error| error.to_string())?;
     if !bytes.starts_with(&head) {
         return Err(stale("it was made for another state of the recording, or by another version"));
     }
@@ -113,10 +121,10 @@ pub(crate) fn load<F: Segmented>(source: &Source, format: &F) -> Result<Option<I
         return Err(stale("it is damaged"));
     }
     let body = body.get(head.len()..).unwrap_or_default();
-    parse::<F>(body, source.len(), format.payload()).map(Some).ok_or_else(|| stale("it makes no sense"))
+    parse(format, body, source.len()).map(Some).ok_or_else(|| stale("it makes no sense"))
 }
 
-fn parse<F: Segmented>(bytes: &[u8], len: u64, payload: u64) -> Option<Index<F::State>> {
+fn parse<F: Segmented>(format: &F, bytes: &[u8], len: u64) -> Option<Index<F::State>> {
     let mut bytes = bytes;
     let number = |bytes: &mut &[u8]| {
         let (number, rest) = bytes.split_first_chunk()?;
@@ -141,7 +149,7 @@ fn parse<F: Segmented>(bytes: &[u8], len: u64, payload: u64) -> Option<Index<F::
         return None;
     }
     let mut segments = Vec::with_capacity(bytes.len() / SEGMENT);
-    let mut end = payload;
+    let mut end = format.payload();
     while !bytes.is_empty() {
         let offset = number(&mut bytes)?;
         let mut segment = Segment {
@@ -151,11 +159,11 @@ fn parse<F: Segmented>(bytes: &[u8], len: u64, payload: u64) -> Option<Index<F::
             triggers: number(&mut bytes)?,
             first_us: number(&mut bytes)?.cast_signed(),
             last_us: number(&mut bytes)?.cast_signed(),
-            state: F::unpack([0, 0]),
+            state: format.start(),
         };
-        segment.state = F::unpack([number(&mut bytes)?, number(&mut bytes)?]);
-        // A word of two bytes holds at most 12 events.
-        if segment.offset < end || segment.events > segment.len.saturating_mul(6) {
+        segment.state = format.unpack([number(&mut bytes)?, number(&mut bytes)?])?;
+        let most = segment.len.saturating_mul(format.events_per_byte());
+        if segment.offset < end || segment.events > most || segment.triggers > segment.len || segment.first_us > segment.last_us {
             return None;
         }
         end = segment.offset.checked_add(segment.len).filter(|end| *end <= len)?;

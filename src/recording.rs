@@ -1,9 +1,10 @@
 //! `Recording`: a file that has been identified and can be read.
 
 use std::borrow::Borrow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use rayon::ThreadPool;
 
@@ -78,11 +79,9 @@ impl OpenOptions {
         let pool = LazyPool::new(self.threads)?;
         let source = Source::open(path)?;
         let head = source.head(format::HEAD)?;
-        let mut found = prophesee::identify(&head, path, source.len(), self.format)?;
+        let found = prophesee::identify(&head, path, source.len(), self.format)?;
         let geometry = prophesee::geometry(&found, self.geometry)?;
-        let metadata = std::mem::take(&mut found.header.fields);
-        // The decoder needs to know whether there was a header, not what was in it.
-        found.header.fields.clone_from(&metadata);
+        let metadata = found.header.fields.clone();
         let identity = found.identity.clone();
         let reader = prophesee::open(&found, &head, geometry, Open(source))?;
         Ok(Recording { path: path.to_path_buf(), identity, geometry, metadata, reader, pool })
@@ -95,7 +94,7 @@ impl prophesee::Visit for Open {
     type Output = Arc<dyn Reader>;
 
     fn visit<F: Segmented>(self, format: F) -> Arc<dyn Reader> {
-        Arc::new(SegmentReader { scan: Scan::new(self.0, format), stale: Mutex::new(None) })
+        Arc::new(SegmentReader { scan: Scan::new(self.0, format), stale: Mutex::new(None), looked: Once::new() })
     }
 }
 
@@ -137,19 +136,18 @@ struct SegmentReader<F: Segmented> {
     scan: Scan<F>,
     /// Why a saved index was ignored.
     stale: Mutex<Option<String>>,
+    /// Whether a saved index has been looked for.
+    looked: Once,
 }
 
 impl<F: Segmented> SegmentReader<F> {
     /// Takes the index saved beside the file, if there is one that fits.
     fn load_index(&self) {
-        if self.scan.known_index().is_some() {
-            return;
-        }
-        match index::load(&self.scan.source, &self.scan.format) {
+        self.looked.call_once(|| match index::load(&self.scan.source, &self.scan.format) {
             Ok(Some(index)) => self.scan.set_index(index),
             Ok(None) => {}
             Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
-        }
+        });
     }
 }
 
@@ -196,8 +194,11 @@ impl<F: Segmented> Reader for SegmentReader<F> {
     }
 
     fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf> {
+        self.load_index();
         let index = self.scan.index(pool)?;
-        index::save(&self.scan.source, &self.scan.format, index)
+        let path = index::save(&self.scan.source, &self.scan.format, index)?;
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(path)
     }
 }
 
@@ -303,7 +304,7 @@ impl Recording {
             pool: self.pool.get()?,
             size: Size::About(BATCH_ROWS),
             columns: selection.columns,
-            held: Vec::new(),
+            held: VecDeque::new(),
             window_end: None,
             done: false,
         })
@@ -393,7 +394,7 @@ pub struct Batches {
     size: Size,
     columns: crate::Columns,
     /// Decoded events that are not given out yet, in order.
-    held: Vec<EventColumns>,
+    held: VecDeque<EventColumns>,
     /// End of the current time window.
     window_end: Option<i64>,
     done: bool,
@@ -443,16 +444,16 @@ impl Batches {
     fn next_rows(&mut self, rows: usize) -> Result<Option<EventColumns>> {
         let mut have: usize = self.held.iter().map(EventColumns::len).sum();
         while have < rows {
-            let Some(batch) = self.fetch((rows - have).min(BATCH_ROWS))? else { break };
+            let Some(batch) = self.fetch(BATCH_ROWS)? else { break };
             have += batch.len();
-            self.held.push(batch);
+            self.held.push_back(batch);
         }
         let mut parts = Vec::new();
         let mut wanted = rows.min(have);
         while wanted > 0 {
-            let first = self.held.remove(0);
+            let Some(first) = self.held.pop_front() else { break };
             if first.len() > wanted {
-                self.held.insert(0, first.slice(wanted, first.len() - wanted));
+                self.held.push_front(first.slice(wanted, first.len() - wanted));
                 parts.push(first.slice(0, wanted));
                 break;
             }
@@ -467,11 +468,11 @@ impl Batches {
         loop {
             if self.held.is_empty() {
                 match self.fetch(BATCH_ROWS)? {
-                    Some(batch) => self.held.push(batch),
+                    Some(batch) => self.held.push_back(batch),
                     None => return Ok((!parts.is_empty()).then(|| EventColumns::concat(parts, self.columns))),
                 }
             }
-            let batch = self.held.remove(0);
+            let Some(batch) = self.held.pop_front() else { continue };
             let Some(first) = batch.timestamp().first().copied() else {
                 return Err(Error::invalid("batches by duration need the timestamp column"));
             };
@@ -485,13 +486,13 @@ impl Batches {
                 parts.push(batch.slice(0, inside));
             }
             let next = batch.timestamp().get(inside).copied().unwrap_or(end);
-            let skipped = (next - end) / duration;
+            let skipped = next.saturating_sub(end) / duration;
             self.window_end = Some(end.saturating_add(if parts.is_empty() && skipped > Self::EMPTY_WINDOWS {
-                (skipped + 1).saturating_mul(duration)
+                skipped.saturating_add(1).saturating_mul(duration)
             } else {
                 duration
             }));
-            self.held.insert(0, batch.slice(inside, batch.len() - inside));
+            self.held.push_front(batch.slice(inside, batch.len() - inside));
             if parts.is_empty() && skipped > Self::EMPTY_WINDOWS {
                 continue;
             }

@@ -101,8 +101,11 @@ pub(crate) trait Segmented: Send + Sync + 'static {
     /// A state as two numbers, for an index that is saved.
     fn pack(state: &Self::State) -> [u64; 2];
 
-    /// The state that `pack` made these numbers of.
-    fn unpack(numbers: [u64; 2]) -> Self::State;
+    /// The state that `pack` made these numbers of; `None` for numbers that it makes of none.
+    fn unpack(&self, numbers: [u64; 2]) -> Option<Self::State>;
+
+    /// Most events that a byte of payload can hold, rounded up.
+    fn events_per_byte(&self) -> u64;
 
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
@@ -249,8 +252,12 @@ impl<F: Segmented> Scan<F> {
     fn pass(&self, depth: Depth) -> Result<Index<F::State>> {
         let mut windows = Windows::new(&self.format, depth);
         let mut index = Index { segments: Vec::new(), problems: Problems::default() };
+        let mut coarsen_at = INDEX_SEGMENTS;
         while windows.next(self, WINDOW, &mut index)? {
-            index.coarsen();
+            if index.segments.len() > coarsen_at {
+                index.coarsen();
+                coarsen_at = INDEX_SEGMENTS.max(2 * index.segments.len());
+            }
         }
         index.segments.shrink_to_fit();
         Ok(index)
@@ -332,14 +339,19 @@ impl<F: Segmented> Scan<F> {
                 let mut kept = Vec::new();
                 let mut scratch = ColumnsBuilder::new(SCRATCH_ROWS, filter.columns);
                 self.pieces(segment, |state, bytes| {
-                    let mut slots = scratch.slots();
-                    slots.clear();
-                    let consumed = self.format.fill(filter.columns, state, bytes, &mut slots);
-                    let part = filter.keep(&slots);
-                    if !part.is_empty() {
-                        kept.push(part);
+                    let mut at = 0;
+                    loop {
+                        let mut slots = scratch.slots();
+                        let consumed = self.format.fill(filter.columns, state, bytes.get(at..).unwrap_or_default(), &mut slots);
+                        let part = filter.keep(&slots);
+                        if !part.is_empty() {
+                            kept.push(part);
+                        }
+                        at += consumed;
+                        if consumed == 0 || at >= bytes.len() {
+                            return at;
+                        }
                     }
-                    consumed
                 })?;
                 Ok(vec![EventColumns::concat(kept, selection.columns)])
             })
@@ -600,7 +612,7 @@ impl<F: Segmented> Batches<F> {
     /// Segments to decode together: at least one, and no more than make `rows` rows.
     fn group(&mut self, rows: usize) -> Vec<Segment<F::State>> {
         let filtered = self.selection.filters_rows();
-        let limit = if filtered { FILTER_WINDOW.min(rows as u64 * 8) } else { (rows as u64).min(self.left.max(1)) };
+        let limit = if filtered { FILTER_WINDOW.min((rows as u64).saturating_mul(8)) } else { (rows as u64).min(self.left.max(1)) };
         let mut group = Vec::new();
         let mut total = 0;
         while let Some(segment) = self.segments.front() {

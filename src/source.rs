@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -74,6 +75,21 @@ impl Source {
         let mut head = vec![0; len];
         self.read_exact_at(&mut head, 0)?;
         Ok(head)
+    }
+}
+
+/// Makes a file beside `path` that nobody else has, to be renamed to it when it is complete.
+pub(crate) fn create_partial(path: &Path) -> io::Result<(File, PathBuf)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let partial = PathBuf::from(name);
+        match File::options().write(true).create_new(true).open(&partial) {
+            // Left over from a process of the same number that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|file| (file, partial)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::schema::{Columns, Geometry};
+use crate::source::create_partial;
 
 /// Bytes encoded before they are written.
 const CHUNK: usize = 1 << 20;
@@ -68,22 +69,12 @@ impl EventWriter {
         if !overwrite && path.exists() {
             return Err(Error::io(std::io::ErrorKind::AlreadyExists.into(), path).hint("pass `overwrite=True` to replace it"));
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}.partial", std::process::id()));
-        let partial = PathBuf::from(partial);
-        let mut file = File::create(&partial).map_err(|error| Error::io(error, path))?;
-        file.write_all(&encoder.header(geometry, &date(SystemTime::now()))).map_err(|error| Error::io(error, path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            partial,
-            file: Some(file),
-            encoder,
-            geometry,
-            overwrite,
-            buffer: Vec::new(),
-            rows: 0,
-            last_us: 0,
-        })
+        let (file, partial) = create_partial(path).map_err(|error| Error::io(error, path))?;
+        let header = encoder.header(geometry, &date(SystemTime::now()));
+        let mut writer =
+            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us: 0 };
+        writer.flush()?;
+        Ok(writer)
     }
 
     /// Appends events. All four columns are needed; times must not go back.

@@ -54,7 +54,7 @@ impl Batch {
     }
 }
 
-/// The event columns of an object with `__arrow_c_stream__`, sharing or copying its memory.
+/// The event columns of an object with `__arrow_c_stream__`, copied.
 pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
     let capsule = data.call_method0("__arrow_c_stream__")?;
     let capsule = capsule.cast::<PyCapsule>()?;

@@ -97,8 +97,8 @@ impl PyRecording {
     }
 
     #[getter]
-    fn is_indexed(&self) -> bool {
-        self.0.is_indexed()
+    fn is_indexed(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.0.is_indexed())
     }
 
     fn event_count(&self, py: Python<'_>) -> PyResult<u64> {

@@ -169,7 +169,6 @@ impl Encoding for Dat {
     const TIME_BITS: u32 = 32;
     const TIME_SHIFT: u32 = 0;
     const RUN: usize = 32;
-    const SEEKABLE: bool = true;
 
     fn tail(&self, _bytes: &[u8]) {}
 

@@ -30,6 +30,7 @@ impl Encoding for Evt21 {
 
     const NAME: &'static str = "evt21";
     const TIME_BITS: u32 = 28;
+    const EVENTS_PER_BYTE: u64 = 4;
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
     const SEEKABLE: bool = true;

@@ -169,6 +169,7 @@ impl Encoding for Evt3 {
 
     const NAME: &'static str = "evt3";
     const TIME_BITS: u32 = 12;
+    const EVENTS_PER_BYTE: u64 = 6;
     const TIME_SHIFT: u32 = 12;
 
     fn word_bytes(&self) -> usize {

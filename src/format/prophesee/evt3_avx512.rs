@@ -224,6 +224,7 @@ fn vector_at(words: &[u16; WORDS], lane: usize, twelves: u32, eights: u32) -> (u
 /// Decodes whole blocks up to one that needs the scalar decoder; returns the bytes consumed.
 #[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512bitalg,avx512vbmi2")]
 fn fill_blocks<const COLS: u8>(limits: Limits, state: &mut State, bytes: &[u8], out: &mut Slots<'_>) -> usize {
+    out.assert_columns::<COLS>();
     if !state.timed || !state.row_known || !state.cd {
         return 0;
     }
@@ -260,7 +261,8 @@ fn fill_blocks<const COLS: u8>(limits: Limits, state: &mut State, bytes: &[u8], 
         let polarity = _mm512_sub_epi16(two, _mm512_set1_epi16(1));
         let before = to.len;
         let store_singles = |to: &mut Out, set: __mmask32| {
-            // SAFETY: `free >= ROOM` rows were free at the start of the block. Vector words and column words before
+            // SAFETY: every column of `COLS` is as long as the slots have rows (asserted above), and `free >= ROOM` of
+            // them were free at the start of the block. Vector words and column words before
             // this store have filled at most 12 rows each, so 32 rows are left for its lanes.
             unsafe {
                 to.store::<COLS>(

@@ -56,6 +56,7 @@ impl Encoding for Evt4 {
 
     const NAME: &'static str = "evt4";
     const TIME_BITS: u32 = 28;
+    const EVENTS_PER_BYTE: u64 = 8;
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
 

@@ -46,7 +46,7 @@ pub(crate) struct Found {
 /// Tells what a Prophesee file is; `wanted` is the format the caller names.
 pub(crate) fn identify(head: &[u8], path: &Path, len: u64, wanted: Option<Format>) -> Result<Found> {
     let header = Header::parse(head);
-    if header.unfinished && (head.len() as u64) < len {
+    if (header.unfinished || header.end == head.len()) && (head.len() as u64) < len {
         return Err(Error::format("the header does not end")
             .expecting("a line that does not start with `% `, or `% end`")
             .but_found("no end of line")
@@ -301,9 +301,9 @@ impl<E: Encoding> Segmented for Raw<E> {
         [clock.cast_unsigned(), u64::from(time_low) | u64::from(row) << 16 | u64::from(base) << 32 | flags << 48]
     }
 
-    fn unpack([clock, rest]: [u64; 2]) -> State {
+    fn unpack(&self, [clock, rest]: [u64; 2]) -> Option<State> {
         let flag = |bit: u32| rest >> (48 + bit) & 1 == 1;
-        State {
+        let state = State {
             clock: clock.cast_signed(),
             timed: flag(4),
             time_low: rest as u16,
@@ -314,6 +314,13 @@ impl<E: Encoding> Segmented for Raw<E> {
             base_on: flag(1),
             base_known: flag(0),
             vector: 0,
-        }
+        };
+        // A wrap needs bytes: no file is long enough for a clock of this size.
+        let possible = (0..1 << 60).contains(&state.clock) && [state.time_low, state.row, state.base].iter().all(|value| *value <= 4095);
+        possible.then_some(state)
+    }
+
+    fn events_per_byte(&self) -> u64 {
+        E::EVENTS_PER_BYTE
     }
 }

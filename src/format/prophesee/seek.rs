@@ -1,8 +1,9 @@
 //! Bisection: finds the part of a large file with the events of a time range without reading the rest.
 //!
-//! Time words are sampled at even distances. Only if all of them go ahead is the file taken to be in time order and
-//! bisected between the samples. A stretch out of order that is shorter than the distance between two samples is not
-//! seen; with a segment index nothing is taken for granted.
+//! Time words are sampled at even distances. Only if all of them go ahead, and none of the gaps between samples stands
+//! out, is the file taken to be in time order and bisected between the samples. What cannot be seen so is a stretch
+//! out of order that is shorter than the distance between two samples; with a segment index nothing is taken for
+//! granted. EVT2 and EVT2.1 only: other counters wrap too soon for their gaps to be known from samples.
 
 use super::word::{Encoding, State, Words, forward, near};
 use crate::error::Result;
@@ -16,6 +17,8 @@ const SAMPLES: u64 = 192;
 const SAMPLE: usize = 8 << 10;
 /// Bytes at which bisection stops.
 const FINE: u64 = 256 << 10;
+/// Times the median time between samples that a gap may be: in a longer one whole wraps might hide.
+const LONGEST_GAP: i64 = 64;
 /// Microseconds around the range that are read too: events are not quite in order.
 const MARGIN_US: i64 = 2_000;
 
@@ -94,6 +97,13 @@ pub(crate) fn seek<E: Encoding>(encoding: &E, payload: u64, source: &Source, ran
             Some(sample) => samples.push(sample),
             None => return Ok(None),
         }
+    }
+    let mut gaps: Vec<i64> = samples.windows(2).map(|pair| pair[1].clock - pair[0].clock).collect();
+    gaps.sort_unstable();
+    let median = gaps.get(gaps.len() / 2).copied().unwrap_or(0).max(1 << E::TIME_SHIFT);
+    let longest = gaps.last().copied().unwrap_or(0);
+    if longest > median.saturating_mul(LONGEST_GAP).min(E::PERIOD / 16) {
+        return Ok(None);
     }
     let from = range.start().saturating_sub(MARGIN_US);
     let to = range.end().map_or(i64::MAX, |end| end.saturating_add(MARGIN_US));

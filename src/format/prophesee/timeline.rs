@@ -18,6 +18,8 @@ pub(crate) const LOOK: usize = 1 << 20;
 const WITNESSES: usize = 4;
 /// Bytes of a segment.
 const SEGMENT: usize = 256 << 10;
+/// Most segments that are looked at together.
+const GROUP: usize = 64;
 /// Bytes of the first segment after a damaged place.
 const FIRST_SEGMENT: usize = 4 << 10;
 /// Words of a span without time words that are looked at together.
@@ -34,6 +36,8 @@ pub(crate) struct Timeline<E> {
     lost_from: Option<u64>,
     /// Bytes of the next segment.
     segment: usize,
+    /// Segments to look at together; few after a damaged place, so that many of them cost no more than their bytes.
+    group: usize,
 }
 
 /// What to do about a time word that is not near the one before it.
@@ -66,7 +70,7 @@ struct Window<'a> {
 
 impl<E: Encoding> Timeline<E> {
     pub(crate) fn new(encoding: E, state: State) -> Self {
-        Self { encoding, state, span: 0, lost_from: None, segment: SEGMENT }
+        Self { encoding, state, span: 0, lost_from: None, segment: SEGMENT, group: GROUP }
     }
 
     /// The value of the last time word before `state`.
@@ -431,6 +435,8 @@ impl<E: Encoding> Planner for Timeline<E> {
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<State>>, problems: &mut Problems) -> usize {
         let window = Window { bytes, offset, last };
         let mut at = 0;
+        // Where the bytes stop being sure, for each alignment of words.
+        let mut ends = vec![None; self.encoding.word_bytes()];
         // The time word at which a search ended: it needs no other word's support.
         let mut trusted = None;
         loop {
@@ -443,7 +449,7 @@ impl<E: Encoding> Planner for Timeline<E> {
                         if lost > 0 {
                             self.state.forget_position();
                         }
-                        (at, self.segment) = (position, FIRST_SEGMENT);
+                        (at, self.segment, self.group) = (position, FIRST_SEGMENT, 1);
                         self.span = offset + position as u64;
                         trusted = Some(position);
                     }
@@ -457,13 +463,22 @@ impl<E: Encoding> Planner for Timeline<E> {
             }
             let word = self.encoding.word_bytes();
             let whole = self.encoding.complete(bytes, at, at + (bytes.len() - at) / word * word);
-            let mut end = whole;
-            if !last {
-                end = self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole);
-                if E::SPANS {
-                    end = end.min(self.incomplete_piece(window, at, whole));
+            let alignment = at % word;
+            let end = match ends.get(alignment).copied().flatten() {
+                _ if last => whole,
+                // Found for an earlier position: holding back more than need be changes nothing.
+                Some(end) => end,
+                None => {
+                    let mut end = self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole);
+                    if E::SPANS {
+                        end = end.min(self.incomplete_piece(window, at, whole));
+                    }
+                    if let Some(known) = ends.get_mut(alignment) {
+                        *known = Some(end);
+                    }
+                    end
                 }
-            }
+            };
             if at >= end {
                 if last && whole < bytes.len() {
                     let (rest, place) = ((bytes.len() - whole) as u64, offset + whole as u64);
@@ -498,10 +513,11 @@ impl<E: Encoding> Planner for Timeline<E> {
                     Err(position) => return position,
                 }
                 if self.lost_from.is_some() || at != to {
-                    self.segment = FIRST_SEGMENT;
+                    (self.segment, self.group) = (FIRST_SEGMENT, 1);
                     break;
                 }
             }
+            self.group = (2 * self.group).min(GROUP);
         }
     }
 }
@@ -546,7 +562,7 @@ impl<E: Encoding> Timeline<E> {
     fn cuts(&mut self, bytes: &[u8], at: usize, end: usize) -> Vec<usize> {
         let mut cuts = vec![at];
         let mut from = at;
-        while from < end {
+        while from < end && cuts.len() <= self.group {
             let rest = bytes.get(from..end).unwrap_or_default();
             from += if rest.len() <= self.segment { rest.len() } else { self.encoding.cut(rest, self.segment) };
             self.segment = (2 * self.segment).min(SEGMENT);

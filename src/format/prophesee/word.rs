@@ -252,6 +252,8 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
     /// Microseconds that an event can be later than the time word before it.
     const WITHIN: i64 = (1 << Self::TIME_SHIFT) - 1;
 
+    /// Most events that a byte can hold, rounded up.
+    const EVENTS_PER_BYTE: u64 = 1;
     /// Time words in a row that a search for the place to go on asks for.
     const RUN: usize = 4;
     /// Whether reading out of step can show no time words at all, so that spans without any have to be watched.
