@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import re
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -118,7 +120,8 @@ class Spy:
 def spied(big):
     opened = evlib.open(big)
     spy = Spy(opened._opened)
-    return _scan.scan(lambda: spy, batch_rows=None, explain_name="spied", source=None), spy, opened.read()
+    source = SimpleNamespace(recording=lambda: spy, format=opened.format)
+    return _scan.scan(source, batch_rows=None, path="spied"), spy, opened.read()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -638,3 +641,59 @@ def test_header_of_an_empty_recording(save):
         assert lazy.collect(engine=engine).is_empty()
         assert lazy.select(pl.len()).collect(engine=engine).item() == 0
         assert lazy.head(5).filter(X > 1).collect(engine=engine).is_empty()
+
+
+# --- pickles and many files ----------------------------------------------------------------------------------------
+
+
+def test_a_pickled_frame_reads_the_file_again(big):
+    pytest.importorskip("cloudpickle")
+    lazy = evlib.load_events(big).filter(pl.col("x") < 100)
+    again = pl.LazyFrame.deserialize(io.BytesIO(lazy.serialize()))
+    assert_frame_equal(again.collect(), lazy.collect())
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    resource = pytest.importorskip("resource")
+    paths = [tmp_path / f"{number:03}.raw" for number in range(90)]
+    for number, path in enumerate(paths):
+        evlib.write_events({"x": [number], "y": [0], "timestamp": [5], "polarity": [1]}, path, geometry=(640, 480))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = pathlib.Path("/proc/self/fd")
+    open_now = len(list(descriptors.iterdir())) if descriptors.is_dir() else 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, hard))
+    try:
+        assert evlib.load_events(tmp_path / "*.raw").collect()["x"].to_list() == list(range(90))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- what is the caller's mistake ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"time_range": 5},
+        {"time_range": (1, 2, 3)},
+        {"time_range": ("a", None)},
+        {"region": (0.5, 0, 2, 10)},
+        {"region": (0, 0, 2**40, 2)},
+        {"geometry": "640x480"},
+        {"geometry": (-640, 480)},
+        {"threads": -1},
+        {"threads": 0},
+        {"threads": 1.5},
+        {"columns": ["x", "x"]},
+        {"columns": []},
+        {"polarity": True},
+        {"format": 3},
+    ],
+)
+def test_mistakes_are_argument_errors(big, arguments):
+    with pytest.raises(evlib.exceptions.ArgumentError):
+        evlib.read_events(big, **arguments)
+
+
+def test_times_beyond_int64_are_open_ends(big):
+    assert_frame_equal(evlib.read_events(big, time_range=(-(2**70), 2**70)), evlib.read_events(big))

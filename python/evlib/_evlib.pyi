@@ -3,6 +3,7 @@
 Every call that reads or decodes releases the GIL. Errors are those of `evlib.exceptions`. Times are microseconds.
 """
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, final, type_check_only
@@ -52,6 +53,7 @@ class Batches:
 class Recording:
     """An open recording. Opening reads only the head of the file; made by `open`."""
 
+    def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
         """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""

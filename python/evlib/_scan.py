@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from evlib._arguments import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -212,11 +214,25 @@ def analyse(predicate: pl.Expr | None, columns: list[str]) -> Selection:
     return bounds.selection(columns)
 
 
-def scan(
-    opened: Callable[[], _evlib.Recording], *, batch_rows: int | None, explain_name: str, source: str | None = None
-) -> pl.LazyFrame:
-    """LazyFrame over one recording; ``source`` adds a constant column of that value."""
-    schema = SCHEMA if source is None else {**SCHEMA, "source": pl.String()}
+class Source:
+    """A recording that a LazyFrame reads; pickled, and in frames of very many files, only what it takes to open it."""
+
+    def __init__(self, opened: _evlib.Recording, *, keep_open: bool = True) -> None:
+        self._open, self._arguments = opened.__reduce__()
+        self._opened = opened if keep_open else None
+        self.format = opened.format
+
+    def recording(self) -> _evlib.Recording:
+        """Give the recording, opened again if need be."""
+        return self._open(*self._arguments) if self._opened is None else self._opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+def scan(source: Source, *, batch_rows: int | None, path: str, label: str | None = None) -> pl.LazyFrame:
+    """LazyFrame over one recording; ``label`` adds a constant column ``source`` of that value."""
+    schema = SCHEMA if label is None else {**SCHEMA, "source": pl.String()}
 
     def generate(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -229,11 +245,11 @@ def scan(
             selection = Selection(selection.columns, limit=n_rows)
         elif n_rows is not None:
             selection = replace(selection, limit=n_rows if selection.limit is None else min(n_rows, selection.limit))
-        constant = [] if source is None or "source" not in wanted else [pl.lit(source).alias("source")]
+        constant = [] if label is None or "source" not in wanted else [pl.lit(label).alias("source")]
         only_constant = not selection.columns
         if only_constant:
             selection = replace(selection, columns=["polarity"])
-        for batch in opened().batches(selection, batch_rows=batch_rows):
+        for batch in source.recording().batches(selection, batch_rows=batch_rows):
             frame = pl.DataFrame(batch)
             if constant:
                 frame = frame.with_columns(constant)
@@ -241,7 +257,7 @@ def scan(
                 frame = frame.drop("polarity")
             yield frame if predicate is None else frame.filter(predicate)
 
-    return _register(generate, schema, explain_name)
+    return _register(generate, schema, f"evlib {source.format} {printable(path)}")
 
 
 def scan_frame(make: Callable[[], pl.DataFrame], schema: dict[str, pl.DataType], *, explain_name: str) -> pl.LazyFrame:

@@ -116,10 +116,11 @@ def _from_rust(
     name = None if path is None else _os.fspath(path)
     if kind == "io" and errno is not None:
         return _BY_ERRNO.get(errno, EvlibOSError)(errno, _os.strerror(errno), name)
-    if kind in ("io", "truncated"):
-        truncated = TruncatedError(message) if kind == "truncated" else EvlibOSError(message)
-        if isinstance(truncated, TruncatedError):
-            truncated.path, truncated.offset = name, offset
+    if kind == "io":
+        return EvlibOSError(message)
+    if kind == "truncated":
+        truncated = TruncatedError(message)
+        truncated.path, truncated.offset = name, offset
         return truncated
     error = UnsupportedError(message) if kind == "unsupported" else FormatError(message)
     error.path, error.offset, error.expected, error.found = name, offset, expected, found

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
-from evlib import _evlib, exceptions
-from evlib._scan import scan
+from evlib import _arguments, _evlib, exceptions
+from evlib._scan import Source, scan
 from evlib.recording import OnProblem, Recording, make_selection, raise_on_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evlib.recording import TimeRange
+    from evlib._arguments import TimeRange
 
     Path = str | os.PathLike[str]
+
+
+_OPEN_FILES = 64
+"""Most files of one LazyFrame that stay open between its queries, with their indexes."""
 
 
 class Identity(NamedTuple):
@@ -47,7 +51,7 @@ def identify(path: Path) -> Identity:
     >>> evlib.identify("recording.raw")
     Identity(format='evt3', confidence='certain', reasons=['header field `format` is `EVT3`'])
     """
-    return Identity(*_evlib.identify(os.fspath(path)))
+    return Identity(*_evlib.identify(_arguments.path(path)))
 
 
 def open(
@@ -89,26 +93,28 @@ def open(
     """
     if on_problem not in ("record", "raise"):
         raise exceptions.ArgumentError(f'`on_problem` is "record" or "raise", found {on_problem!r}')
-    name = os.fspath(path)
-    recording = Recording(_evlib.open(name, format, geometry, threads), name)
+    if not isinstance(format, str | None):
+        raise exceptions.ArgumentError(f"`format` is a name, found {format!r}")
+    name = _arguments.path(path)
+    size, workers = _arguments.geometry(geometry), _arguments.count(threads, "threads")
+    recording = Recording(_evlib.open(name, format, size, workers), name)
     if on_problem == "raise":
         raise_on_loss(recording.problems, name)
     return recording
 
 
 def _paths(path: Path | Sequence[Path]) -> list[str]:
-    if isinstance(path, str | os.PathLike):
-        name = os.fspath(path)
-        if _glob.has_magic(name) and not os.path.exists(name):  # noqa: PTH110
-            found = sorted(_glob.glob(name, recursive=True))  # noqa: PTH207
-            if not found:
-                raise exceptions.EvlibFileNotFoundError(_errno.ENOENT, os.strerror(_errno.ENOENT), name)
-            return found
+    if isinstance(path, list | tuple):
+        if not path:
+            raise exceptions.ArgumentError("no paths given")
+        return [_arguments.path(item) for item in path]
+    name = _arguments.path(path)
+    if not _glob.has_magic(name) or os.path.exists(name):  # noqa: PTH110
         return [name]
-    names = [os.fspath(item) for item in path]
-    if not names:
-        raise exceptions.ArgumentError("no paths given")
-    return names
+    found = sorted(_glob.glob(name, recursive=True))  # noqa: PTH207
+    if not found:
+        raise exceptions.EvlibFileNotFoundError(_errno.ENOENT, os.strerror(_errno.ENOENT), name)
+    return found
 
 
 def load_events(
@@ -126,18 +132,22 @@ def load_events(
     Columns: `x` Int16, `y` Int16, `timestamp` Duration(us), `polarity` Int8 (+1 or -1), in file order.
 
     Pushed down into decoding: the columns that the query uses, `head`, and conjunctions of comparisons of a column
-    with a literal, as ranges of time, pixels and polarity. A time range is found through the segment index, which
-    the first such query builds in one fast pass. Polars applies the query's predicate again, so that skipping never
-    changes a result.
+    with a literal, as ranges of time, pixels and polarity. Polars applies the query's predicate again.
+
+    A time range is found through the segment index: the first such query makes a fast pass over the file, and the
+    index is kept with the frame. EVT2 and EVT2.1 files of 32 MiB and more are bisected instead where 192 samples show
+    them in time order; what cannot be seen so is a stretch out of order that is shorter than the distance between two
+    samples. `Recording.event_count` builds the index first, and with it nothing is taken for granted.
 
     Parameters
     ----------
     path
-        A file, a glob pattern, or several files; the events of several follow each other in this order.
+        A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
+        order.
     format, geometry, threads, on_problem
         As for :func:`open`.
     batch_rows
-        Rows decoded at a time, about; memory is proportional to it. By default 524288.
+        Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
     source
         Whether to add a column `source` with the path of each event's file.
 
@@ -155,20 +165,14 @@ def load_events(
     >>> left.select(pl.len()).collect().item()
     320
     """
-    if batch_rows is not None and batch_rows < 1:
-        raise exceptions.ArgumentError(f"`batch_rows` must be at least 1, found {batch_rows}")
+    batch_rows = _arguments.count(batch_rows, "batch_rows")
+    names = _paths(path)
     frames = []
-    for name in _paths(path):
+    for name in names:
         recording = open(name, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
-        opened = recording._opened
-        frames.append(
-            scan(
-                lambda opened=opened: opened,  # type: ignore[misc]
-                batch_rows=batch_rows,
-                explain_name=f"evlib {recording.format} {name}",
-                source=name if source else None,
-            )
-        )
+        opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
+        label = _arguments.printable(name) if source else None
+        frames.append(scan(opened, batch_rows=batch_rows, path=name, label=label))
     return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, scan, scan_frame
+from evlib import _arguments
+from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, Source, scan, scan_frame
 from evlib.exceptions import ArgumentError, ProblemError
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from evlib import _evlib
-
-    Microseconds = timedelta | int
-    TimeRange = tuple[Microseconds | None, Microseconds | None]
+    from evlib._arguments import Microseconds, TimeRange
 
 OnProblem = Literal["record", "raise"]
 
@@ -35,37 +34,19 @@ PROBLEM_SCHEMA: dict[str, pl.DataType] = {
 """Columns of a problem table."""
 
 
-def to_microseconds(value: Microseconds | None, name: str) -> int | None:
-    """Exact microseconds of a timedelta or an integer of microseconds."""
-    if value is None:
-        return None
-    if isinstance(value, timedelta):
-        return value // timedelta(microseconds=1)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"`{name}` takes timedeltas or integer microseconds, found {value!r}")
-    return value.__index__()
-
-
 def make_selection(
     columns: Sequence[str] | None,
     time_range: TimeRange | None,
     region: tuple[int, int, int, int] | None,
     polarity: int | None,
-    *,
-    limit: int | None = None,
 ) -> Selection:
     """Check a caller's selection and bring it into the decoder's form."""
-    names = list(SCHEMA) if columns is None else [columns] if isinstance(columns, str) else list(columns)
-    for name in names:
-        if name not in SCHEMA:
-            raise ArgumentError(f"unknown column `{name}`: expected one of {', '.join(f'`{name}`' for name in SCHEMA)}")
-    start, end = (None, None) if time_range is None else time_range
-    if region is not None and (len(region) != 4 or region[2] < 0 or region[3] < 0):
-        raise ArgumentError(f"`region` is (x, y, width, height) in pixels, found {region!r}")
-    if polarity not in (None, 1, -1):
-        raise ArgumentError(f"`polarity` is 1 or -1, found {polarity!r}")
-    times = (to_microseconds(start, "time_range"), to_microseconds(end, "time_range"))
-    return Selection(names, times, region, polarity, limit)
+    return Selection(
+        _arguments.columns(columns, list(SCHEMA)),
+        _arguments.time_range(time_range),
+        _arguments.region(region),
+        _arguments.polarity(polarity),
+    )
 
 
 def problem_frame(rows: list[tuple[str, str, int, str, int, int, list[str]]]) -> pl.DataFrame:
@@ -136,12 +117,12 @@ class Recording:
 
     def load_events(self, *, batch_rows: int | None = None) -> pl.LazyFrame:
         """LazyFrame over the events, decoding with batches of about `batch_rows` rows."""
-        return scan(lambda: self._opened, batch_rows=batch_rows, explain_name=f"evlib {self.format} {self._path}")
+        return scan(Source(self._opened), batch_rows=_arguments.count(batch_rows, "batch_rows"), path=self._path)
 
     @property
     def triggers(self) -> pl.LazyFrame:
         """External triggers: `id` UInt8, `polarity` Int8 (+1 rising, -1 falling), `timestamp` Duration(us)."""
-        name = f"evlib triggers {self._path}"
+        name = f"evlib triggers {_arguments.printable(self._path)}"
         return scan_frame(lambda: pl.DataFrame(self._opened.triggers()), TRIGGER_SCHEMA, explain_name=name)
 
     @property
@@ -165,7 +146,10 @@ class Recording:
 
     @property
     def time_range(self) -> tuple[timedelta, timedelta] | None:
-        """Earliest and latest event time; None without events. Costs the index pass, once, and two segments."""
+        """Earliest and latest event time; None without events.
+
+        Costs the index pass, once, and the decoding of the segments that reach furthest.
+        """
         found = self._opened.time_range()
         return None if found is None else (timedelta(microseconds=found[0]), timedelta(microseconds=found[1]))
 
@@ -216,9 +200,8 @@ class Recording:
         """
         if rows is not None and duration is not None:
             raise ArgumentError("batches take `rows` or `duration`, not both")
-        if rows is not None and rows < 1:
-            raise ArgumentError(f"`rows` must be at least 1, found {rows}")
-        duration_us = to_microseconds(duration, "duration")
+        rows = _arguments.count(rows, "rows")
+        duration_us = _arguments.microseconds(duration, "duration")
         if duration_us is not None and duration_us < 1:
             raise ArgumentError(f"`duration` must be at least 1 us, found {duration!r}")
         selection = make_selection(columns, time_range, region, polarity)

@@ -41,7 +41,7 @@ def simulate(
     contrast_threshold: float = 0.2,
     threshold_mismatch: float = 0.02,
     noise_rate_hz: float = 0.25,
-    hot_pixels: int = 24,
+    hot_pixels: int | None = None,
     hot_pixel_rate_hz: float = 2000.0,
     refractory: timedelta | int = 0,
     step: timedelta | int = 1000,
@@ -69,7 +69,7 @@ def simulate(
         Background activity: mean rate of random events of each pixel, in events a second, from 0 to 1e6. These
         events are Poisson distributed, of either polarity, and leave the pixel's reference level alone.
     hot_pixels
-        Number of pixels that fire whatever they see, from 0 to the number of pixels.
+        Number of pixels that fire whatever they see, from 0 to the number of pixels; by default 24.
     hot_pixel_rate_hz
         Mean rate of hot pixels, in events a second, from 0 to 1e6; the rate of each lies between half and one and a
         half times that.
@@ -123,7 +123,7 @@ def simulate(
     threshold = _number(contrast_threshold, "contrast_threshold", _LEAST_THRESHOLD, 10)
     mismatch = _number(threshold_mismatch, "threshold_mismatch", 0, 10)
     noise_hz = _number(noise_rate_hz, "noise_rate_hz", 0, 1e6)
-    hot_count = _integer(hot_pixels, "hot_pixels", 0, width * height)
+    hot_count = _integer(min(24, width * height) if hot_pixels is None else hot_pixels, "hot_pixels", 0, width * height)
     hot_hz = _number(hot_pixel_rate_hz, "hot_pixel_rate_hz", 0, 1e6)
 
     # Scene, pixels and noise draw from streams of their own: a change of the noise leaves the scene as it is.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evlib import _evlib
+from evlib import _arguments, _evlib
 from evlib._scan import SCHEMA
 from evlib.exceptions import ArgumentError
 from evlib.recording import Recording
@@ -26,7 +26,10 @@ def _frames(data: Any) -> Iterator[pl.DataFrame]:  # noqa: ANN401
     elif isinstance(data, pl.DataFrame):
         yield data
     elif hasattr(data, "keys") or hasattr(data, "__arrow_c_stream__"):
-        yield pl.DataFrame(data)
+        try:
+            yield pl.DataFrame(data)
+        except (pl.exceptions.ShapeError, TypeError) as error:
+            raise ArgumentError(f"events are columns of one length: {error}") from error
     else:
         kind = type(data).__name__
         raise ArgumentError(
@@ -49,9 +52,13 @@ def _conform(frame: pl.DataFrame) -> pl.DataFrame:
         frame = frame.with_columns(pl.col("polarity").cast(pl.Int8) * 2 - 1)
     if any(frame.null_count().row(0)):
         raise ArgumentError("events cannot have null values")
-    if time.is_integer():
-        frame = frame.with_columns(pl.col("timestamp").cast(pl.Int64))
+    if isinstance(time, pl.Duration) and time.time_unit == "ns":
+        nanoseconds = pl.col("timestamp").dt.total_nanoseconds()
+        if not frame.select((nanoseconds % 1000 == 0).all()).item():
+            raise ArgumentError("`timestamp` has times that are not whole microseconds: round them first")
     try:
+        if time.is_integer():
+            frame = frame.with_columns(pl.col("timestamp").cast(pl.Int64))
         frame = frame.cast(SCHEMA)  # type: ignore[arg-type]
     except pl.exceptions.InvalidOperationError as error:
         raise ArgumentError(
@@ -111,14 +118,15 @@ def write_events(
     """
     if isinstance(data, Recording) and geometry is None:
         geometry = data.geometry
-    if geometry is None:
+    size = _arguments.geometry(geometry)
+    if size is None:
         raise ArgumentError("`geometry=(width, height)` of the sensor is needed")
-    name = os.fspath(path)
+    name = _arguments.path(path)
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
         raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"` or `"evt2"`')
-    writer = _evlib.Writer(name, format, geometry, overwrite)
+    writer = _evlib.Writer(name, format, size, overwrite)
     try:
         for frame in _frames(data):
             writer.write(_conform(frame))
