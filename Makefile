@@ -41,9 +41,7 @@ test-rust: $(BIN)/python
 	$(CARGO) test --no-default-features
 	$(CARGO) test
 	$(CARGO) test --features lazy
-ifneq ($(wildcard $(BIN)/python),)
 	$(MAKE) --no-print-directory test-rust-all
-endif
 
 .PHONY: test-rust-all
 test-rust-all:
