@@ -51,6 +51,7 @@ test-rust-all:
 	else echo 'SKIPPED: cargo test --all-features: this Python has no shared libpython to link'; fi
 
 test-python: $(VENV)/.built $(VENV)/.group-test $(VENV)/.group-demo
+	for simd in scalar avx2; do EVLIB_SIMD=$$simd $(BIN)/python -m pytest -q tests/test_recordings.py tests/test_edge_vectors.py || exit 1; done
 	$(BIN)/python -m pytest
 
 check: test lint types docs ## All tests, lints, types and docs
