@@ -4,7 +4,8 @@
 //! it: a gap or a restarted clock goes on from the new time, a damaged word is contradicted by the next ones. Where
 //! in addition words are foreign to the encoding, bytes have been lost or inserted: decoding stops and goes on
 //! at the first byte from which time words follow each other again, whatever its alignment. What is skipped is
-//! reported. All this depends on the bytes alone, never on how they are split.
+//! reported. All this depends on the bytes alone and not on how they are split; known exception: in damaged EVT2.1
+//! streams the ends of what is skipped can still differ.
 
 use rayon::prelude::*;
 
