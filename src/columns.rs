@@ -289,6 +289,44 @@ pub(crate) struct Slots<'a> {
     capacity: usize,
 }
 
+/// Rows to look at; a column that is not selected is an empty slice.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) x: &'a [i16],
+    pub(crate) y: &'a [i16],
+    pub(crate) t: &'a [i64],
+    pub(crate) p: &'a [i8],
+    pub(crate) len: usize,
+}
+
+/// Some of the rows of a stretch, which ones a byte a row says, or all.
+pub(crate) struct Kept {
+    pub(crate) rows: std::ops::Range<usize>,
+    pub(crate) keep: Option<Vec<u8>>,
+}
+
+/// Moves what is kept to the front.
+fn compact<T: Copy>(column: &mut [T], parts: &[Kept]) {
+    if column.is_empty() {
+        return;
+    }
+    let mut to = 0;
+    for part in parts {
+        match &part.keep {
+            None => {
+                column.copy_within(part.rows.clone(), to);
+                to += part.rows.len();
+            }
+            Some(keep) => {
+                for (from, keep) in part.rows.clone().zip(keep) {
+                    column[to] = column[from];
+                    to += usize::from(*keep);
+                }
+            }
+        }
+    }
+}
+
 /// `N` rows of a selected column from `at` on, as an array that needs no bounds checks.
 #[inline(always)]
 pub(crate) fn rows_at<const N: usize, T>(column: &mut [T], at: usize) -> &mut [T; N] {
@@ -296,6 +334,22 @@ pub(crate) fn rows_at<const N: usize, T>(column: &mut [T], at: usize) -> &mut [T
 }
 
 impl<'a> Slots<'a> {
+    /// The rows filled so far.
+    pub(crate) fn filled(&self) -> Rows<'_> {
+        let rows = |have: usize| self.len.min(have);
+        let Self { x, y, t, p, .. } = self;
+        Rows { x: &x[..rows(x.len())], y: &y[..rows(y.len())], t: &t[..rows(t.len())], p: &p[..rows(p.len())], len: self.len }
+    }
+
+    /// Moves the rows that are kept to the front, in order; returns their number.
+    pub(crate) fn compact(&mut self, parts: &[Kept]) -> usize {
+        compact(self.x, parts);
+        compact(self.y, parts);
+        compact(self.t, parts);
+        compact(self.p, parts);
+        parts.iter().map(|part| part.keep.as_ref().map_or(part.rows.len(), |keep| keep.iter().map(|keep| usize::from(*keep)).sum())).sum()
+    }
+
     /// Rows still free.
     pub(crate) fn room(&self) -> usize {
         self.capacity - self.len
@@ -451,6 +505,22 @@ impl EventColumns {
     #[must_use]
     pub fn polarity(&self) -> &[i8] {
         self.slice_of(Column::Polarity)
+    }
+
+    /// The rows from `offset` on, at most `rows`, to look at.
+    pub(crate) fn rows(&self, offset: usize, rows: usize) -> Rows<'_> {
+        fn cut<T>(column: &[T], range: std::ops::Range<usize>) -> &[T] {
+            column.get(range).unwrap_or_default()
+        }
+        let end = self.rows.min(offset.saturating_add(rows));
+        let range = offset.min(end)..end;
+        Rows {
+            x: cut(self.x(), range.clone()),
+            y: cut(self.y(), range.clone()),
+            t: cut(self.timestamp(), range.clone()),
+            p: cut(self.polarity(), range.clone()),
+            len: range.len(),
+        }
     }
 
     /// `rows` rows from `offset` on, sharing the memory.

@@ -40,12 +40,14 @@ mod index;
 mod problem;
 #[cfg(feature = "python")]
 mod python;
+mod reader;
 mod recording;
 mod scan;
 mod schema;
 mod selection;
 mod simd;
 mod source;
+mod table;
 mod write;
 
 pub use columns::{EventColumns, TriggerColumns, event_schema, trigger_schema};
@@ -56,8 +58,8 @@ pub use frame::load_events;
 #[cfg(feature = "polars")]
 pub use frame::read_events;
 pub use problem::{Problem, ProblemCode, Problems, Severity};
-pub use recording::{Batches, OpenOptions, Recording};
-pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange};
+pub use recording::{Batches, OpenOptions, Recording, Stream, StreamKind};
+pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeUnit};
 pub use selection::Selection;
 pub use write::EventWriter;
 

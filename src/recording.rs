@@ -4,17 +4,17 @@ use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::Arc;
 
 use rayon::ThreadPool;
 
 use crate::columns::{EventColumns, TriggerColumns};
 use crate::error::{Error, Result};
-use crate::format::{self, Format, Identity, prophesee};
-use crate::index;
-use crate::problem::{ProblemCode, Problems};
-use crate::scan::{self, BATCH_ROWS, Scan, Segmented, pool};
-use crate::schema::Geometry;
+use crate::format::{self, Format, Identity, Opened};
+use crate::problem::Problems;
+use crate::reader::BatchStream;
+use crate::scan::{BATCH_ROWS, pool};
+use crate::schema::{Geometry, TimeUnit};
 use crate::selection::Selection;
 use crate::source::Source;
 
@@ -42,6 +42,15 @@ pub struct OpenOptions {
     pub geometry: Option<Geometry>,
     /// Threads that decode; all processors by default.
     pub threads: Option<usize>,
+    /// Stream of events to read, where the file has several (see [`Recording::streams`]).
+    pub stream: Option<String>,
+    /// HDF5 and NPZ: where columns are, in place of what the layout says: pairs of a column (`x`, `y`, `timestamp`,
+    /// `polarity`, or `events` for all in one table) and the path of a data set or the name of a member.
+    pub path_map: Vec<(String, String)>,
+    /// HDF5, NPY and NPZ: unit of the stored times, in place of what the layout says.
+    pub time_unit: Option<TimeUnit>,
+    /// HDF5, NPY and NPZ: microseconds added to every stored time, in place of what the file says.
+    pub time_offset_us: Option<i64>,
 }
 
 impl OpenOptions {
@@ -66,35 +75,60 @@ impl OpenOptions {
         self
     }
 
-    /// Opens a recording; reads only the head of the file.
+    /// Reads this stream of events.
+    #[must_use]
+    pub fn with_stream(mut self, stream: impl Into<String>) -> Self {
+        self.stream = Some(stream.into());
+        self
+    }
+
+    /// Takes a column from this data set or member.
+    #[must_use]
+    pub fn with_path(mut self, column: impl Into<String>, path: impl Into<String>) -> Self {
+        self.path_map.push((column.into(), path.into()));
+        self
+    }
+
+    /// Takes stored times in this unit.
+    #[must_use]
+    pub fn with_time_unit(mut self, unit: TimeUnit) -> Self {
+        self.time_unit = Some(unit);
+        self
+    }
+
+    /// Adds microseconds to every stored time.
+    #[must_use]
+    pub fn with_time_offset(mut self, microseconds: i64) -> Self {
+        self.time_offset_us = Some(microseconds);
+        self
+    }
+
+    /// Opens a recording; reads only the head of the file, or its directory.
     ///
     /// # Errors
-    /// As [`Recording::open`]; `InvalidArgument` for 0 threads.
+    /// As [`Recording::open`]; `InvalidArgument` for 0 threads, and for options that this format does not have.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Recording> {
         let path = path.as_ref();
         self.open_path(path).map_err(|error| error.with_path(path))
     }
 
+    /// Refuses options that only HDF5, NPY and NPZ have.
+    pub(crate) fn refuse_array_options(&self) -> Result<()> {
+        let given = [
+            ("path_map", !self.path_map.is_empty()),
+            ("time_unit", self.time_unit.is_some()),
+            ("time_offset", self.time_offset_us.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Error::invalid(format!("`{name}` is for HDF5, NPY and NPZ files, whose layout does not always say"))),
+            None => Ok(()),
+        }
+    }
+
     fn open_path(&self, path: &Path) -> Result<Recording> {
         let pool = LazyPool::new(self.threads)?;
-        let source = Source::open(path)?;
-        let head = source.head(format::HEAD)?;
-        let found = prophesee::identify(&head, path, source.len(), self.format)?;
-        let geometry = prophesee::geometry(&found, self.geometry)?;
-        let metadata = found.header.fields.clone();
-        let identity = found.identity.clone();
-        let reader = prophesee::open(&found, &head, geometry, Open(source))?;
-        Ok(Recording { path: path.to_path_buf(), identity, geometry, metadata, reader, pool })
-    }
-}
-
-struct Open(Source);
-
-impl prophesee::Visit for Open {
-    type Output = Arc<dyn Reader>;
-
-    fn visit<F: Segmented>(self, format: F) -> Arc<dyn Reader> {
-        Arc::new(SegmentReader { scan: Scan::new(self.0, format), stale: Mutex::new(None), looked: Once::new() })
+        let opened = format::open(Source::open(path)?, self)?;
+        Ok(Recording { path: path.to_path_buf(), opened, pool })
     }
 }
 
@@ -112,104 +146,6 @@ impl LazyPool {
 
     fn get(self) -> Result<Arc<ThreadPool>> {
         pool(self.0)
-    }
-}
-
-/// What a format gives a [`Recording`].
-trait Reader: Send + Sync {
-    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns>;
-    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream>;
-    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns>;
-    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)>;
-    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>>;
-    fn problems(&self, pool: &ThreadPool) -> Result<Problems>;
-    fn is_indexed(&self) -> bool;
-    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf>;
-}
-
-/// A stream of batches of one recording.
-trait BatchStream: Send {
-    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
-}
-
-struct SegmentReader<F: Segmented> {
-    scan: Scan<F>,
-    /// Why a saved index was ignored.
-    stale: Mutex<Option<String>>,
-    /// Whether a saved index has been looked for.
-    looked: Once,
-}
-
-impl<F: Segmented> SegmentReader<F> {
-    /// Takes the index saved beside the file, if there is one that fits.
-    fn load_index(&self) {
-        self.looked.call_once(|| match index::load(&self.scan.source, &self.scan.format) {
-            Ok(Some(index)) => self.scan.set_index(index),
-            Ok(None) => {}
-            Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
-        });
-    }
-}
-
-impl<F: Segmented> Reader for SegmentReader<F> {
-    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
-        self.load_index();
-        self.scan.read(selection, pool)
-    }
-
-    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
-        self.load_index();
-        let batches = self.scan.batches(selection);
-        Box::new(SegmentBatches { reader: self, batches })
-    }
-
-    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
-        self.load_index();
-        self.scan.triggers(pool)
-    }
-
-    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
-        self.load_index();
-        let index = self.scan.index(pool)?;
-        Ok((index.events(), index.triggers()))
-    }
-
-    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
-        self.load_index();
-        self.scan.time_range(pool)
-    }
-
-    fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
-        self.load_index();
-        let mut problems = self.scan.index(pool)?.problems.clone();
-        if let Some(reason) = &*self.stale.lock().unwrap_or_else(PoisonError::into_inner) {
-            problems.add(ProblemCode::StaleIndex, 1, 0, 0, || reason.clone());
-        }
-        Ok(problems)
-    }
-
-    fn is_indexed(&self) -> bool {
-        self.load_index();
-        self.scan.known_index().is_some()
-    }
-
-    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf> {
-        self.load_index();
-        let index = self.scan.index(pool)?;
-        let path = index::save(&self.scan.source, &self.scan.format, index)?;
-        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(path)
-    }
-}
-
-struct SegmentBatches<F: Segmented> {
-    reader: Arc<SegmentReader<F>>,
-    batches: scan::Batches<F>,
-}
-
-impl<F: Segmented> BatchStream for SegmentBatches<F> {
-    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        self.batches.next(&self.reader.scan, rows, pool)
     }
 }
 
@@ -237,10 +173,7 @@ impl<F: Segmented> BatchStream for SegmentBatches<F> {
 /// ```
 pub struct Recording {
     path: PathBuf,
-    identity: Identity,
-    geometry: Option<Geometry>,
-    metadata: Vec<(String, String)>,
-    reader: Arc<dyn Reader>,
+    opened: Opened,
     pool: LazyPool,
 }
 
@@ -263,25 +196,31 @@ impl Recording {
     /// Its format.
     #[must_use]
     pub fn format(&self) -> Format {
-        self.identity.format
+        self.opened.identity.format
     }
 
     /// Its format, how sure that is, and why.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.opened.identity
     }
 
     /// Size of the sensor, if the caller, the header or the sensor's name says it.
     #[must_use]
     pub fn geometry(&self) -> Option<Geometry> {
-        self.geometry
+        self.opened.geometry
+    }
+
+    /// The streams of the file: events, and what is beside them.
+    #[must_use]
+    pub fn streams(&self) -> &[Stream] {
+        &self.opened.streams
     }
 
     /// Header fields in file order.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
-        &self.metadata
+        &self.opened.metadata
     }
 
     /// The selected events as one set of columns, in file order, decoded in parallel.
@@ -289,7 +228,7 @@ impl Recording {
     /// # Errors
     /// `Io`; `Truncated` if the file shrinks while it is read.
     pub fn read(&self, selection: impl Borrow<Selection>) -> Result<EventColumns> {
-        self.reader.read(selection.borrow(), &*self.pool.get()?)
+        self.opened.reader.read(selection.borrow(), &*self.pool.get()?)
     }
 
     /// The selected events batch by batch, in file order, with memory bounded by a few batches.
@@ -298,7 +237,7 @@ impl Recording {
     /// `InvalidArgument` if the threads cannot be started. Errors of reading come with the batches.
     pub fn batches(&self, selection: impl Borrow<Selection>) -> Result<Batches> {
         let selection = selection.borrow();
-        let stream = Arc::clone(&self.reader).batches(selection);
+        let stream = Arc::clone(&self.opened.reader).batches(selection);
         Ok(Batches {
             stream,
             pool: self.pool.get()?,
@@ -315,7 +254,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`].
     pub fn triggers(&self) -> Result<TriggerColumns> {
-        self.reader.triggers(&*self.pool.get()?)
+        self.opened.reader.triggers(&*self.pool.get()?)
     }
 
     /// Number of events. Costs the index pass, once.
@@ -323,7 +262,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`].
     pub fn event_count(&self) -> Result<u64> {
-        Ok(self.reader.counts(&*self.pool.get()?)?.0)
+        Ok(self.opened.reader.counts(&*self.pool.get()?)?.0)
     }
 
     /// Number of external triggers. Costs the index pass, once.
@@ -331,7 +270,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`].
     pub fn trigger_count(&self) -> Result<u64> {
-        Ok(self.reader.counts(&*self.pool.get()?)?.1)
+        Ok(self.opened.reader.counts(&*self.pool.get()?)?.1)
     }
 
     /// Earliest and latest event time in microseconds. Costs the index pass, once, and the decoding of the outermost
@@ -340,7 +279,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`].
     pub fn time_range(&self) -> Result<Option<(i64, i64)>> {
-        self.reader.time_range(&*self.pool.get()?)
+        self.opened.reader.time_range(&*self.pool.get()?)
     }
 
     /// What decoding skips, drops or repairs in this file. Costs the index pass, once.
@@ -348,13 +287,13 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`].
     pub fn problems(&self) -> Result<Problems> {
-        self.reader.problems(&*self.pool.get()?)
+        self.opened.reader.problems(&*self.pool.get()?)
     }
 
     /// Whether the segment index is there, so that counts and time ranges cost no pass over the file.
     #[must_use]
     pub fn is_indexed(&self) -> bool {
-        self.reader.is_indexed()
+        self.opened.reader.is_indexed()
     }
 
     /// Saves the segment index beside the recording, as its name and `.evlib-index`; later openings use it as long
@@ -363,7 +302,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::read`]; `Io` if the index cannot be written.
     pub fn save_index(&self) -> Result<PathBuf> {
-        self.reader.save_index(&*self.pool.get()?)
+        self.opened.reader.save_index(&*self.pool.get()?)
     }
 }
 
@@ -372,8 +311,58 @@ impl fmt::Debug for Recording {
         f.debug_struct("Recording")
             .field("path", &self.path)
             .field("format", &self.format())
-            .field("geometry", &self.geometry)
+            .field("geometry", &self.opened.geometry)
             .finish_non_exhaustive()
+    }
+}
+
+/// A stream of a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stream {
+    /// Its name, as [`OpenOptions::stream`] takes it for streams of events.
+    pub name: String,
+    /// What it has.
+    pub kind: StreamKind,
+    /// Where in the file it is, and how it is stored.
+    pub detail: String,
+    /// Rows, where the file says so without being decoded.
+    pub rows: Option<u64>,
+}
+
+impl Stream {
+    pub(crate) fn new(name: impl Into<String>, kind: StreamKind, detail: impl Into<String>, rows: Option<u64>) -> Self {
+        Self { name: name.into(), kind, detail: detail.into(), rows }
+    }
+}
+
+/// What a stream has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamKind {
+    /// Events.
+    Events,
+    /// External triggers.
+    Triggers,
+    /// Pictures.
+    Frames,
+    /// Accelerations, angular rates and the like.
+    Imu,
+    /// Anything else: listed, not read.
+    Other,
+}
+
+impl StreamKind {
+    /// Lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Triggers => "triggers",
+            Self::Frames => "frames",
+            Self::Imu => "imu",
+            Self::Other => "other",
+        }
     }
 }
 

@@ -14,8 +14,7 @@ use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::Problems;
 use crate::schema::{Column, Columns, TimeRange};
-use crate::selection::Selection;
-use crate::simd;
+use crate::selection::{Filter, Selection};
 use crate::source::{Buffer, Source};
 
 /// Bytes read at a time for planning a whole file.
@@ -343,7 +342,7 @@ impl<F: Segmented> Scan<F> {
                     loop {
                         let mut slots = scratch.slots();
                         let consumed = self.format.fill(filter.columns, state, bytes.get(at..).unwrap_or_default(), &mut slots);
-                        let part = filter.keep(&slots);
+                        let part = filter.keep(slots.filled());
                         if !part.is_empty() {
                             kept.push(part);
                         }
@@ -657,114 +656,5 @@ impl<F: Segmented> Batches<F> {
             parts.push(batch);
         }
         Ok(parts)
-    }
-}
-
-/// The row conditions of a selection, as inclusive bounds.
-struct Filter {
-    x: (i16, i16),
-    y: (i16, i16),
-    t: (i64, i64),
-    p: (i8, i8),
-    /// Columns to decode: those wanted and those looked at.
-    columns: Columns,
-    wanted: Columns,
-    /// No row can pass.
-    nothing: bool,
-}
-
-impl Filter {
-    fn new(selection: &Selection) -> Self {
-        let mut columns = selection.columns;
-        let bounds = |range: &std::ops::Range<i32>| {
-            let last = range.end.saturating_sub(1).min(i16::MAX.into());
-            (i16::try_from(range.start.max(0)).unwrap_or(i16::MAX), i16::try_from(last).unwrap_or(-1))
-        };
-        let mut filter =
-            Self { x: (0, i16::MAX), y: (0, i16::MAX), t: (i64::MIN, i64::MAX), p: (-1, 1), columns, wanted: columns, nothing: false };
-        if let Some(region) = &selection.region {
-            (filter.x, filter.y) = (bounds(&region.x), bounds(&region.y));
-            columns = columns.with(Column::X).with(Column::Y);
-            filter.nothing |=
-                region.x.is_empty() || region.y.is_empty() || region.x.start > i16::MAX.into() || region.y.start > i16::MAX.into();
-        }
-        if !selection.time_range.is_all() {
-            filter.t.0 = selection.time_range.start();
-            match selection.time_range.last() {
-                Some(last) => filter.t.1 = last,
-                None => filter.nothing = true,
-            }
-            columns = columns.with(Column::Timestamp);
-        }
-        if let Some(polarity) = selection.polarity {
-            let sign = if polarity == crate::Polarity::On { 1 } else { -1 };
-            filter.p = (sign, sign);
-            columns = columns.with(Column::Polarity);
-        }
-        filter.columns = columns;
-        filter
-    }
-
-    /// The wanted columns of the rows that pass.
-    fn keep(&self, slots: &Slots<'_>) -> EventColumns {
-        if self.nothing {
-            return EventColumns::empty(self.wanted);
-        }
-        let rows = slots.len;
-        let mut keep = vec![1_u8; rows];
-        simd::run(Narrow(self, &mut keep, slots));
-        let kept = keep.iter().map(|keep| usize::from(*keep)).sum();
-        if kept == 0 {
-            return EventColumns::empty(self.wanted);
-        }
-        let mut builder = ColumnsBuilder::new(kept, self.wanted);
-        let out = builder.slots();
-        pick(&keep, slots.x, out.x);
-        pick(&keep, slots.y, out.y);
-        pick(&keep, slots.t, out.t);
-        pick(&keep, slots.p, out.p);
-        builder.finish(kept)
-    }
-}
-
-/// Marks the rows that pass a filter.
-struct Narrow<'a, 'b>(&'a Filter, &'a mut [u8], &'a Slots<'b>);
-
-impl simd::Kernel for Narrow<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self(filter, keep, slots) = self;
-        narrow(keep, slots.x, filter.x, (0, i16::MAX));
-        narrow(keep, slots.y, filter.y, (0, i16::MAX));
-        narrow(keep, slots.t, filter.t, (i64::MIN, i64::MAX));
-        narrow(keep, slots.p, filter.p, (-1, 1));
-    }
-}
-
-/// Clears `keep` where the value is out of `bounds`; does nothing where every value is within them.
-#[inline(always)]
-fn narrow<T: Copy + PartialOrd>(keep: &mut [u8], values: &[T], bounds: (T, T), all: (T, T)) {
-    if bounds.0 <= all.0 && bounds.1 >= all.1 {
-        return;
-    }
-    for (keep, value) in keep.iter_mut().zip(values) {
-        *keep &= u8::from(*value >= bounds.0) & u8::from(*value <= bounds.1);
-    }
-}
-
-/// Copies the values that are kept.
-fn pick<T: Copy>(keep: &[u8], values: &[T], out: &mut [T]) {
-    if out.is_empty() {
-        return;
-    }
-    let mut to = 0;
-    for (keep, value) in keep.iter().zip(values) {
-        // Written always, counted if kept: no branch to mispredict.
-        if let Some(slot) = out.get_mut(to) {
-            *slot = *value;
-        }
-        to += usize::from(*keep);
     }
 }

@@ -210,3 +210,43 @@ pub enum Polarity {
     /// Darker, stored as -1.
     Off,
 }
+
+/// Unit of stored times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimeUnit {
+    /// 1e-9 s; rounded to the nearest microsecond.
+    Nanoseconds,
+    /// 1e-6 s.
+    Microseconds,
+    /// 1e-3 s.
+    Milliseconds,
+    /// 1 s.
+    Seconds,
+}
+
+impl TimeUnit {
+    /// Every unit, from the shortest.
+    pub const ALL: [Self; 4] = [Self::Nanoseconds, Self::Microseconds, Self::Milliseconds, Self::Seconds];
+
+    /// Short name: `ns`, `us`, `ms`, `s`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Microseconds => "us",
+            Self::Milliseconds => "ms",
+            Self::Seconds => "s",
+        }
+    }
+
+    /// The unit of that name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for any other name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|unit| unit.name() == name)
+            .ok_or_else(|| Error::invalid("unknown unit of time").expecting("`ns`, `us`, `ms` or `s`").but_found(format!("`{name}`")))
+    }
+}

@@ -1,6 +1,8 @@
 //! What a query needs of a recording.
 
-use crate::schema::{Columns, Polarity, Region, TimeRange};
+use crate::columns::{ColumnsBuilder, EventColumns, Rows};
+use crate::schema::{Column, Columns, Polarity, Region, TimeRange};
+use crate::simd;
 
 /// The part of a recording to decode: columns, times, pixels, polarity and number of rows.
 ///
@@ -74,5 +76,113 @@ impl Selection {
     #[must_use]
     pub fn filters_rows(&self) -> bool {
         !self.time_range.is_all() || self.region.is_some() || self.polarity.is_some()
+    }
+}
+
+/// The row conditions of a selection, as inclusive bounds.
+pub(crate) struct Filter {
+    x: (i16, i16),
+    y: (i16, i16),
+    t: (i64, i64),
+    p: (i8, i8),
+    /// Columns to decode: those wanted and those looked at.
+    pub(crate) columns: Columns,
+    wanted: Columns,
+    /// No row can pass.
+    nothing: bool,
+}
+
+impl Filter {
+    pub(crate) fn new(selection: &Selection) -> Self {
+        let mut columns = selection.columns;
+        let bounds = |range: &std::ops::Range<i32>| {
+            let last = range.end.saturating_sub(1).min(i16::MAX.into());
+            (i16::try_from(range.start.max(0)).unwrap_or(i16::MAX), i16::try_from(last).unwrap_or(-1))
+        };
+        let mut filter =
+            Self { x: (0, i16::MAX), y: (0, i16::MAX), t: (i64::MIN, i64::MAX), p: (-1, 1), columns, wanted: columns, nothing: false };
+        if let Some(region) = &selection.region {
+            (filter.x, filter.y) = (bounds(&region.x), bounds(&region.y));
+            columns = columns.with(Column::X).with(Column::Y);
+            filter.nothing |=
+                region.x.is_empty() || region.y.is_empty() || region.x.start > i16::MAX.into() || region.y.start > i16::MAX.into();
+        }
+        if !selection.time_range.is_all() {
+            filter.t.0 = selection.time_range.start();
+            match selection.time_range.last() {
+                Some(last) => filter.t.1 = last,
+                None => filter.nothing = true,
+            }
+            columns = columns.with(Column::Timestamp);
+        }
+        if let Some(polarity) = selection.polarity {
+            let sign = if polarity == crate::Polarity::On { 1 } else { -1 };
+            filter.p = (sign, sign);
+            columns = columns.with(Column::Polarity);
+        }
+        filter.columns = columns;
+        filter
+    }
+
+    /// The wanted columns of the rows that pass.
+    pub(crate) fn keep(&self, rows: Rows<'_>) -> EventColumns {
+        if self.nothing {
+            return EventColumns::empty(self.wanted);
+        }
+        let mut keep = vec![1_u8; rows.len];
+        simd::run(Narrow(self, &mut keep, rows));
+        let kept = keep.iter().map(|keep| usize::from(*keep)).sum();
+        if kept == 0 {
+            return EventColumns::empty(self.wanted);
+        }
+        let mut builder = ColumnsBuilder::new(kept, self.wanted);
+        let out = builder.slots();
+        pick(&keep, rows.x, out.x);
+        pick(&keep, rows.y, out.y);
+        pick(&keep, rows.t, out.t);
+        pick(&keep, rows.p, out.p);
+        builder.finish(kept)
+    }
+}
+
+/// Marks the rows that pass a filter.
+struct Narrow<'a>(&'a Filter, &'a mut [u8], Rows<'a>);
+
+impl simd::Kernel for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(filter, keep, rows) = self;
+        narrow(keep, rows.x, filter.x, (0, i16::MAX));
+        narrow(keep, rows.y, filter.y, (0, i16::MAX));
+        narrow(keep, rows.t, filter.t, (i64::MIN, i64::MAX));
+        narrow(keep, rows.p, filter.p, (-1, 1));
+    }
+}
+
+/// Clears `keep` where the value is out of `bounds`; does nothing where every value is within them.
+#[inline(always)]
+fn narrow<T: Copy + PartialOrd>(keep: &mut [u8], values: &[T], bounds: (T, T), all: (T, T)) {
+    if bounds.0 <= all.0 && bounds.1 >= all.1 {
+        return;
+    }
+    for (keep, value) in keep.iter_mut().zip(values) {
+        *keep &= u8::from(*value >= bounds.0) & u8::from(*value <= bounds.1);
+    }
+}
+
+/// Copies the values that are kept.
+fn pick<T: Copy>(keep: &[u8], values: &[T], out: &mut [T]) {
+    if out.is_empty() {
+        return;
+    }
+    let mut to = 0;
+    for (keep, value) in keep.iter().zip(values) {
+        // Written always, counted if kept: no branch to mispredict.
+        if let Some(slot) = out.get_mut(to) {
+            *slot = *value;
+        }
+        to += usize::from(*keep);
     }
 }

@@ -3,8 +3,12 @@
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::reader::Reader;
+use crate::recording::{OpenOptions, Stream};
+use crate::schema::Geometry;
 use crate::source::Source;
 
 pub(crate) mod prophesee;
@@ -106,6 +110,38 @@ pub struct Identity {
     pub reasons: Vec<String>,
 }
 
+/// What opening found out about a file.
+pub(crate) struct Opened {
+    pub(crate) identity: Identity,
+    pub(crate) geometry: Option<Geometry>,
+    pub(crate) metadata: Vec<(String, String)>,
+    pub(crate) streams: Vec<Stream>,
+    pub(crate) reader: Arc<dyn Reader>,
+}
+
+/// The formats that are recognised together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Prophesee,
+}
+
+impl Family {
+    /// The family that the caller's format or the first bytes name.
+    fn of(_head: &[u8], wanted: Option<Format>) -> Self {
+        match wanted {
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+        }
+    }
+}
+
+/// Identifies and opens a file.
+pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+    let head = source.head(HEAD)?;
+    match Family::of(&head, options.format) {
+        Family::Prophesee => prophesee::open(source, &head, options),
+    }
+}
+
 /// Tells the format of a file from its first bytes.
 ///
 /// # Errors
@@ -124,9 +160,8 @@ pub struct Identity {
 /// ```
 pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
     let path = path.as_ref();
-    let source = Source::open(path)?;
-    let head = source.head(HEAD)?;
-    prophesee::identify(&head, path, source.len(), None).map(|found| found.identity).map_err(|error| error.with_path(path))
+    let opened = open(Source::open(path)?, &OpenOptions::default()).map_err(|error| error.with_path(path))?;
+    Ok(opened.identity)
 }
 
 /// What unknown content looks like, from its first bytes.

@@ -1,11 +1,14 @@
 //! Prophesee RAW (EVT2, EVT2.1, EVT3, EVT4) and DAT: identification, opening, writing.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{Confidence, Format, Identity, looks_like};
+use super::{Confidence, Format, Identity, Opened, looks_like};
 use crate::columns::{Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::Problems;
+use crate::reader::{Reader, SegmentReader};
+use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::scan::{Planner, Segment, Segmented, Span};
 use crate::schema::{Columns, Geometry, TimeRange};
 use crate::source::Source;
@@ -184,26 +187,38 @@ pub(crate) fn geometry(found: &Found, wanted: Option<Geometry>) -> Result<Option
     }
 }
 
-/// What a visitor does with the encoding of a file.
-pub(crate) trait Visit {
-    type Output;
-    fn visit<F: Segmented<State = State>>(self, format: F) -> Self::Output;
+/// Identifies and opens a file.
+pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result<Opened> {
+    options.refuse_array_options()?;
+    let found = identify(head, source.path(), source.len(), options.format)?;
+    let geometry = geometry(&found, options.geometry)?;
+    let Found { identity, header, .. } = &found;
+    let (identity, metadata) = (identity.clone(), header.fields.clone());
+    let reader = reader(source, &found, head, geometry)?;
+    let streams = vec![
+        Stream::new("events", StreamKind::Events, identity.format.name(), None),
+        Stream::new("triggers", StreamKind::Triggers, identity.format.name(), None),
+    ];
+    Ok(Opened { identity, geometry, metadata, streams, reader })
 }
 
-/// Sets up the decoder of an identified file and hands it to `visit`.
-pub(crate) fn open<V: Visit>(found: &Found, head: &[u8], geometry: Option<Geometry>, visit: V) -> Result<V::Output> {
+/// Sets up the decoder of an identified file.
+fn reader(source: Source, found: &Found, head: &[u8], geometry: Option<Geometry>) -> Result<Arc<dyn Reader>> {
+    fn raw<E: Encoding>(source: Source, payload: u64, encoding: E) -> Arc<dyn Reader> {
+        Arc::new(SegmentReader::new(source, Raw { payload, encoding }))
+    }
     let start = found.header.end as u64;
     let limits = Limits::new(geometry, Evt2::RANGE);
     Ok(match found.identity.format {
-        Format::Evt2 => visit.visit(Raw { payload: start, encoding: Evt2::new(limits) }),
-        Format::Evt21 => visit.visit(Raw { payload: start, encoding: Evt21::new(limits, found.legacy) }),
-        Format::Evt3 => visit.visit(Raw { payload: start, encoding: Evt3::new(limits) }),
-        Format::Evt4 => visit.visit(Raw { payload: start, encoding: Evt4::new(limits) }),
+        Format::Evt21 => raw(source, start, Evt21::new(limits, found.legacy)),
+        Format::Evt3 => raw(source, start, Evt3::new(limits)),
+        Format::Evt4 => raw(source, start, Evt4::new(limits)),
         Format::Dat => {
             let limits = Limits::new(geometry, Dat::RANGE);
             let (record, size, payload) = dat_layout(found, head)?;
-            visit.visit(Raw { payload, encoding: Dat::new(limits, record, size) })
+            raw(source, payload, Dat::new(limits, record, size))
         }
+        _ => raw(source, start, Evt2::new(limits)),
     })
 }
 

@@ -1,0 +1,116 @@
+//! `Reader`: what a format gives a recording; the reader of files that are cut into segments.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use rayon::ThreadPool;
+
+use crate::columns::{EventColumns, TriggerColumns};
+use crate::error::Result;
+use crate::index;
+use crate::problem::{ProblemCode, Problems};
+use crate::scan::{self, Scan, Segmented};
+use crate::selection::Selection;
+use crate::source::Source;
+
+/// What a format gives a [`Recording`].
+pub(crate) trait Reader: Send + Sync {
+    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns>;
+    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream>;
+    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns>;
+    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)>;
+    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>>;
+    fn problems(&self, pool: &ThreadPool) -> Result<Problems>;
+    fn is_indexed(&self) -> bool;
+    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf>;
+}
+
+/// A stream of batches of one recording.
+pub(crate) trait BatchStream: Send {
+    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
+}
+
+pub(crate) struct SegmentReader<F: Segmented> {
+    scan: Scan<F>,
+    /// Why a saved index was ignored.
+    stale: Mutex<Option<String>>,
+    /// Whether a saved index has been looked for.
+    looked: Once,
+}
+
+impl<F: Segmented> SegmentReader<F> {
+    pub(crate) fn new(source: Source, format: F) -> Self {
+        Self { scan: Scan::new(source, format), stale: Mutex::new(None), looked: Once::new() }
+    }
+
+    /// Takes the index saved beside the file, if there is one that fits.
+    fn load_index(&self) {
+        self.looked.call_once(|| match index::load(&self.scan.source, &self.scan.format) {
+            Ok(Some(index)) => self.scan.set_index(index),
+            Ok(None) => {}
+            Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
+        });
+    }
+}
+
+impl<F: Segmented> Reader for SegmentReader<F> {
+    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
+        self.load_index();
+        self.scan.read(selection, pool)
+    }
+
+    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
+        self.load_index();
+        let batches = self.scan.batches(selection);
+        Box::new(SegmentBatches { reader: self, batches })
+    }
+
+    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
+        self.load_index();
+        self.scan.triggers(pool)
+    }
+
+    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
+        self.load_index();
+        let index = self.scan.index(pool)?;
+        Ok((index.events(), index.triggers()))
+    }
+
+    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
+        self.load_index();
+        self.scan.time_range(pool)
+    }
+
+    fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
+        self.load_index();
+        let mut problems = self.scan.index(pool)?.problems.clone();
+        if let Some(reason) = &*self.stale.lock().unwrap_or_else(PoisonError::into_inner) {
+            problems.add(ProblemCode::StaleIndex, 1, 0, 0, || reason.clone());
+        }
+        Ok(problems)
+    }
+
+    fn is_indexed(&self) -> bool {
+        self.load_index();
+        self.scan.known_index().is_some()
+    }
+
+    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf> {
+        self.load_index();
+        let index = self.scan.index(pool)?;
+        let path = index::save(&self.scan.source, &self.scan.format, index)?;
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(path)
+    }
+}
+
+struct SegmentBatches<F: Segmented> {
+    reader: Arc<SegmentReader<F>>,
+    batches: scan::Batches<F>,
+}
+
+impl<F: Segmented> BatchStream for SegmentBatches<F> {
+    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        self.batches.next(&self.reader.scan, rows, pool)
+    }
+}
