@@ -355,6 +355,21 @@ impl<'a> Slots<'a> {
         self.capacity - self.len
     }
 
+    /// Takes columns away as a stretch of their own.
+    pub(crate) fn take(&mut self, columns: Columns) -> Slots<'a> {
+        fn some<'a, T>(column: &mut &'a mut [T], take: bool) -> &'a mut [T] {
+            if take { std::mem::take(column) } else { &mut [] }
+        }
+        Slots {
+            x: some(&mut self.x, columns.contains(Column::X)),
+            y: some(&mut self.y, columns.contains(Column::Y)),
+            t: some(&mut self.t, columns.contains(Column::Timestamp)),
+            p: some(&mut self.p, columns.contains(Column::Polarity)),
+            len: self.len,
+            capacity: self.capacity,
+        }
+    }
+
     /// Takes the first `rows` of an untouched stretch away as a stretch of their own.
     pub(crate) fn split_off_front(&mut self, rows: usize) -> Slots<'a> {
         assert!(self.len == 0 && rows <= self.capacity, "rows to split off are free");

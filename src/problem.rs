@@ -39,6 +39,16 @@ pub enum ProblemCode {
     LostSync,
     /// The file ends inside a word or record: the rest is left out.
     Truncated,
+    /// Rows in a part of the file that is damaged or missing: left out.
+    Unreadable,
+    /// Events whose time or polarity is not a number or out of range: left out.
+    BadValue,
+    /// Rows at the end of one column that another column does not have: left out.
+    LengthMismatch,
+    /// Coordinates between pixels, given as the nearest.
+    Rounded,
+    /// The file's own time index does not fit its times and was ignored.
+    IndexMismatch,
     /// An index saved beside the recording did not fit it and was ignored.
     StaleIndex,
 }
@@ -55,6 +65,11 @@ impl ProblemCode {
             Self::OutOfBounds => "OUT_OF_BOUNDS",
             Self::LostSync => "LOST_SYNC",
             Self::Truncated => "TRUNCATED",
+            Self::Unreadable => "UNREADABLE",
+            Self::BadValue => "BAD_VALUE",
+            Self::LengthMismatch => "LENGTH_MISMATCH",
+            Self::Rounded => "ROUNDED",
+            Self::IndexMismatch => "INDEX_MISMATCH",
             Self::StaleIndex => "STALE_INDEX",
         }
     }
@@ -63,11 +78,13 @@ impl ProblemCode {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds => "events",
+            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds | Self::BadValue => "events",
             Self::TriggerBeforeFirstTime => "triggers",
             Self::LostSync => "words",
             Self::Truncated => "tails",
-            Self::StaleIndex => "files",
+            Self::Unreadable | Self::LengthMismatch => "rows",
+            Self::IndexMismatch => "indexes",
+            Self::Rounded | Self::StaleIndex => "files",
         }
     }
 
@@ -75,7 +92,7 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex => Severity::Note,
+            Self::StaleIndex | Self::Rounded | Self::IndexMismatch => Severity::Note,
             _ => Severity::Loss,
         }
     }

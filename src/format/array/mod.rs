@@ -1,0 +1,675 @@
+//! Events in arrays: columns of their own, records, or the columns of a table, plain or in compressed chunks.
+//!
+//! What HDF5, NPY and NPZ have in common. A [`Part`] is one stored array and the event columns in it. Rows are decoded
+//! in parallel over (part, chunk): chunks that lie close together in the file are read at once, decoded block by
+//! block, and converted into the final columns while they are in cache.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::columns::{ColumnsBuilder, Slots, TriggerColumns};
+use crate::error::Result;
+use crate::problem::{ProblemCode, Problems};
+use crate::schema::{Column, Columns, TimeRange};
+use crate::simd;
+use crate::source::{Buffer, Source};
+use crate::table::Table;
+
+use super::hdf5::ecf;
+use super::hdf5::filter::{self, Decoder, Filter};
+
+pub(crate) mod cell;
+
+use cell::{Cell, Pixel, Pixels, Polarities, Seen, Time, Times, Values};
+
+/// Rows of a unit, about.
+const UNIT: u64 = 64 << 10;
+/// Bytes that are read at once where chunks lie close together.
+const RUN: u64 = 256 << 10;
+/// Bytes between two chunks that are read along rather than skipped.
+const GAP: u64 = 4 << 10;
+/// Tables of at least this many rows are bisected for a time range that no index finds, and the rows looked at first.
+const BISECT_FROM: u64 = 8 << 20;
+const SAMPLES: u64 = 64;
+/// Rows converted at a time where a column is only looked at.
+const GLANCE: usize = 1 << 10;
+
+/// An event column in a stored array.
+#[derive(Debug, Clone)]
+pub(crate) struct Field {
+    pub(crate) column: Column,
+    pub(crate) cell: Cell,
+    /// Bytes from the start of a row to the value.
+    pub(crate) offset: usize,
+}
+
+/// A stored array, or those of its columns that stand in the same chunks.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// What to call it in messages.
+    pub(crate) name: String,
+    pub(crate) rows: u64,
+    /// Bytes of a row, decoded.
+    pub(crate) row_bytes: usize,
+    pub(crate) fields: Vec<Field>,
+    pub(crate) storage: Storage,
+}
+
+/// Where the bytes of a part are.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In the file, one row after the other, from this byte on.
+    Plain(u64),
+    /// In chunks of as many rows each.
+    Chunks { rows: u64, filters: Vec<Filter>, chunks: Vec<Chunk>, fill: Vec<u8> },
+}
+
+/// Where a chunk is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// First byte; `ABSENT` for a chunk that was never written.
+    pub(crate) address: u64,
+    pub(crate) bytes: u32,
+    /// Filters that were left out.
+    pub(crate) mask: u32,
+}
+
+impl Chunk {
+    pub(crate) const ABSENT: Self = Self { address: u64::MAX, bytes: 0, mask: 0 };
+}
+
+impl Part {
+    /// Rows of a chunk.
+    fn chunk_rows(&self) -> u64 {
+        match &self.storage {
+            Storage::Chunks { rows, .. } => *rows,
+            Storage::Memory(_) | Storage::Plain(_) => UNIT,
+        }
+    }
+
+    /// Rows that must be decoded together.
+    fn together(&self) -> u64 {
+        match &self.storage {
+            Storage::Chunks { rows, filters, .. } if !filters.is_empty() => *rows,
+            _ => 1,
+        }
+    }
+
+    fn columns(&self) -> Columns {
+        self.fields.iter().map(|field| field.column).collect()
+    }
+
+    /// The rows of a chunk.
+    fn rows_of(&self, chunk: u64) -> Range<u64> {
+        let rows = self.chunk_rows();
+        chunk * rows..((chunk + 1).saturating_mul(rows)).min(self.rows)
+    }
+
+    /// Whether the only filter is the Prophesee event codec, which decodes into columns by itself.
+    fn is_ecf(&self) -> bool {
+        matches!(&self.storage, Storage::Chunks { filters, .. } if matches!(filters.as_slice(), [Filter { id: filter::ECF, .. }]))
+    }
+
+    fn place(&self, chunk: u64) -> Option<Chunk> {
+        match &self.storage {
+            Storage::Chunks { chunks, .. } => chunks.get(usize::try_from(chunk).ok()?).copied(),
+            Storage::Plain(start) => {
+                let rows = self.rows_of(chunk);
+                let bytes = u32::try_from((rows.end - rows.start) * self.row_bytes as u64).ok()?;
+                Some(Chunk { address: start + rows.start * self.row_bytes as u64, bytes, mask: 0 })
+            }
+            Storage::Memory(_) => None,
+        }
+    }
+}
+
+/// How stored numbers become events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meaning {
+    pub(crate) time: Time,
+    pub(crate) x: Pixel,
+    pub(crate) y: Pixel,
+}
+
+/// Where a file says which rows have which times.
+pub(crate) trait TimeIndex: Send + Sync {
+    /// Rows outside which there are none of these times, if that can be told and proves true; `time_at` gives the
+    /// time of a row. A `Problems` entry says where the index does not fit the times.
+    fn find(&self, range: TimeRange, rows: u64, time_at: &dyn Fn(u64) -> Result<Option<i64>>, notes: &mut Problems) -> Result<Option<Range<u64>>>;
+}
+
+/// External triggers of a file, read on demand.
+pub(crate) trait TriggerSource: Send + Sync {
+    fn count(&self) -> u64;
+    fn read(&self) -> Result<TriggerColumns>;
+}
+
+/// Events in arrays.
+pub(crate) struct ArrayTable {
+    pub(crate) source: Arc<Source>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) meaning: Meaning,
+    pub(crate) index: Option<Box<dyn TimeIndex>>,
+    pub(crate) triggers: Option<Box<dyn TriggerSource>>,
+    /// Problems that opening found.
+    pub(crate) notes: Problems,
+    /// Problems that looking up times found.
+    found: Mutex<Problems>,
+    /// Whether coordinates between pixels have been seen.
+    between: AtomicBool,
+    /// Times of rows at even distances, if they are in order.
+    samples: OnceLock<Option<Vec<i64>>>,
+}
+
+/// What a thread decodes with.
+#[derive(Default)]
+struct Tools {
+    buffer: Buffer,
+    decoder: Decoder,
+}
+
+/// Runs `work` with this thread's tools.
+fn with_tools<R>(work: impl FnOnce(&mut Tools) -> R) -> R {
+    thread_local!(static TOOLS: RefCell<Tools> = RefCell::new(Tools::default()));
+    TOOLS.with(|tools| match tools.try_borrow_mut() {
+        Ok(mut tools) => work(&mut tools),
+        // A task that this thread took up while it waited inside another.
+        Err(_) => work(&mut Tools::default()),
+    })
+}
+
+/// One chunk to decode: which rows, and where to.
+struct Task<'a> {
+    part: &'a Part,
+    chunk: Option<Chunk>,
+    /// Rows of the table that are wanted, all in this chunk.
+    rows: Range<u64>,
+    /// First row of the chunk.
+    start: u64,
+    out: Slots<'a>,
+    /// Columns of `out`, and those to look at.
+    columns: Columns,
+    check: Columns,
+}
+
+/// Why a chunk cannot be decoded.
+type Unreadable = Cow<'static, str>;
+
+impl ArrayTable {
+    pub(crate) fn new(source: Arc<Source>, parts: Vec<Part>, meaning: Meaning) -> Self {
+        Self {
+            source,
+            parts,
+            meaning,
+            index: None,
+            triggers: None,
+            notes: Problems::default(),
+            found: Mutex::default(),
+            between: AtomicBool::new(false),
+            samples: OnceLock::new(),
+        }
+    }
+
+    /// One run of chunks that lie close together.
+    fn decode_run(&self, tasks: &mut [Task<'_>]) -> Result<Vec<Range<u64>>> {
+        let mut suspects = Vec::new();
+        with_tools(|tools| {
+            let Tools { buffer, decoder } = tools;
+            let places = || tasks.iter().filter_map(|task| task.chunk).filter(|chunk| self.is_inside(*chunk));
+            let first = places().map(|chunk| chunk.address).min().unwrap_or(0);
+            let end = places().map(|chunk| chunk.address + u64::from(chunk.bytes)).max().unwrap_or(0);
+            let bytes = buffer.take(usize::try_from(end.saturating_sub(first)).unwrap_or(0));
+            self.source.read_exact_at(bytes, first)?;
+            for task in tasks {
+                let raw = match task.chunk {
+                    Some(chunk) if self.is_inside(chunk) => {
+                        let start = (chunk.address - first) as usize;
+                        bytes.get(start..start + chunk.bytes as usize)
+                    }
+                    _ => None,
+                };
+                match self.decode(task, raw, decoder) {
+                    Ok(seen) => {
+                        if seen.between {
+                            self.between.store(true, Ordering::Relaxed);
+                        }
+                        if seen.bad {
+                            suspects.push(task.rows.clone());
+                        }
+                    }
+                    Err(_) => suspects.push(task.rows.clone()),
+                }
+            }
+            Ok(suspects)
+        })
+    }
+
+    /// Whether a chunk's bytes are all in the file.
+    fn is_inside(&self, chunk: Chunk) -> bool {
+        chunk.address.checked_add(chunk.bytes.into()).is_some_and(|end| end <= self.source.len())
+    }
+
+    /// Decodes one chunk, whose bytes are `raw`, into its columns.
+    fn decode(&self, task: &mut Task<'_>, raw: Option<&[u8]>, decoder: &mut Decoder) -> Result<Seen, Unreadable> {
+        let part = task.part;
+        let row_bytes = part.row_bytes;
+        let skip = (task.rows.start - task.start) as usize;
+        let count = (task.rows.end - task.rows.start) as usize;
+        let mut seen = Seen::default();
+        let mut convert = |offset: usize, bytes: &[u8], out: &mut Slots<'_>| {
+            seen.add(self.convert(part, task.check, offset / row_bytes, bytes, skip..skip + count, out));
+        };
+        match &part.storage {
+            Storage::Memory(bytes) => {
+                let start = usize::try_from(task.start).unwrap_or(usize::MAX).saturating_mul(row_bytes);
+                let bytes = bytes.get(start..).unwrap_or_default();
+                if bytes.len() < (skip + count) * row_bytes {
+                    return Err("the member ends before its rows".into());
+                }
+                convert(0, bytes.get(..(skip + count) * row_bytes).unwrap_or_default(), &mut task.out);
+            }
+            Storage::Plain(_) => convert(0, raw.ok_or("it lies beyond the end of the file")?, &mut task.out),
+            Storage::Chunks { rows, filters, fill, .. } => {
+                if task.chunk.is_none_or(|chunk| chunk == Chunk::ABSENT) {
+                    let block = row_of(fill, row_bytes).repeat(GLANCE.min(count));
+                    for at in (0..count).step_by(GLANCE) {
+                        let rows = GLANCE.min(count - at);
+                        convert((skip + at) * row_bytes, block.get(..rows * row_bytes).unwrap_or_default(), &mut task.out);
+                    }
+                    return Ok(seen);
+                }
+                let raw = raw.ok_or("it lies beyond the end of the file")?;
+                let mask = task.chunk.map_or(0, |chunk| chunk.mask);
+                if part.is_ecf() && mask & 1 == 0 {
+                    return self.decode_ecf(task, raw);
+                }
+                let size = usize::try_from(*rows).ok().and_then(|rows| rows.checked_mul(row_bytes)).ok_or("its size is out of range")?;
+                let wanted = skip * row_bytes..(skip + count) * row_bytes;
+                let mut reached = wanted.start;
+                let out = &mut task.out;
+                decoder
+                    .decode(filters, mask, raw, size, row_bytes, wanted.clone(), &mut |offset, bytes| {
+                        reached = reached.max(offset + bytes.len());
+                        convert(offset, bytes, out);
+                    })
+                    .map_err(|error| Unreadable::from(error.to_string()))?;
+                if reached < wanted.end {
+                    return Err(format!("it has {} rows of {}", reached / row_bytes, rows).into());
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Converts decoded rows, the first of which is row `first` of its chunk, as far as they are in `wanted`.
+    #[inline]
+    fn convert(&self, part: &Part, check: Columns, first: usize, bytes: &[u8], wanted: Range<usize>, out: &mut Slots<'_>) -> Seen {
+        let row_bytes = part.row_bytes;
+        let from = wanted.start.max(first);
+        let end = wanted.end.min(first + bytes.len() / row_bytes);
+        let mut seen = Seen::default();
+        if from >= end {
+            return seen;
+        }
+        let bytes = bytes.get((from - first) * row_bytes..(end - first) * row_bytes).unwrap_or_default();
+        let rows = from - wanted.start..end - wanted.start;
+        for field in &part.fields {
+            let values = Values { bytes, cell: field.cell, offset: field.offset, stride: row_bytes };
+            let check = check.contains(field.column);
+            let Meaning { time, x, y } = self.meaning;
+            seen.add(match field.column {
+                Column::X => glance(out.x, &rows, check, values, |values, out| simd::run(Pixels(values, x, out))),
+                Column::Y => glance(out.y, &rows, check, values, |values, out| simd::run(Pixels(values, y, out))),
+                Column::Timestamp => glance(out.t, &rows, check, values, |values, out| simd::run(Times(values, time, out))),
+                Column::Polarity => glance(out.p, &rows, check, values, |values, out| simd::run(Polarities(values, out))),
+            });
+        }
+        seen
+    }
+
+    /// Decodes a chunk of the Prophesee event codec.
+    fn decode_ecf(&self, task: &mut Task<'_>, raw: &[u8]) -> Result<Seen, Unreadable> {
+        let (skip, count) = ((task.rows.start - task.start) as usize, (task.rows.end - task.rows.start) as usize);
+        let whole = task.part.rows_of(task.start / task.part.chunk_rows());
+        let rows = (whole.end - whole.start) as usize;
+        let decode = |out: &mut Slots<'_>| -> Result<Seen, Unreadable> {
+            let found = ecf::decode_columns(raw, rows, out.x, out.y, out.t, out.p).map_err(|error| Unreadable::from(error.to_string()))?;
+            if found < skip + count {
+                return Err(format!("it has {found} events of {rows}").into());
+            }
+            Ok(self.finish_ecf(out))
+        };
+        if count == rows && task.check == task.columns {
+            return decode(&mut task.out);
+        }
+        // A column that is only looked at, or rows that are only a part, are decoded into memory of their own.
+        let mut scratch = ColumnsBuilder::new(rows, task.check);
+        let seen = decode(&mut scratch.slots())?;
+        let found = scratch.finish(rows);
+        let found = found.rows(skip, count);
+        copy(task.out.x, found.x);
+        copy(task.out.y, found.y);
+        copy(task.out.t, found.t);
+        copy(task.out.p, found.p);
+        Ok(seen)
+    }
+
+    /// What is left to do after the event codec: the offset of times, and a look at the pixels.
+    fn finish_ecf(&self, out: &mut Slots<'_>) -> Seen {
+        let beyond = |pixels: &[i16], pixel: Pixel| pixels.iter().fold(false, |bad, value| bad | (value.cast_unsigned() >= pixel.limit));
+        let mut bad = beyond(out.x, self.meaning.x) | beyond(out.y, self.meaning.y);
+        let offset = self.meaning.time.offset_us;
+        if offset != 0 {
+            for t in out.t.iter_mut() {
+                let (sum, over) = t.overflowing_add(offset);
+                *t = sum;
+                bad |= over;
+            }
+        }
+        Seen { bad, between: false }
+    }
+
+    /// The time of one row; `None` if it cannot be told.
+    fn time_at(&self, row: u64) -> Result<Option<i64>> {
+        let only_time = Columns::NONE.with(Column::Timestamp);
+        let mut builder = ColumnsBuilder::new(1, only_time);
+        let suspects = self.fill(row..row + 1, only_time, only_time, builder.slots())?;
+        Ok(builder.finish(1).timestamp().first().copied().filter(|_| suspects.is_empty()))
+    }
+
+    /// Rows outside which there are none of these times, where samples show them in order.
+    ///
+    /// A unit of rows is kept on either side: times that are out of order by less than that are found too.
+    fn bisect(&self, range: TimeRange) -> Result<Option<Range<u64>>> {
+        let (rows, unit) = (self.rows(), self.unit());
+        let units = rows.div_ceil(unit);
+        if rows < BISECT_FROM || units < 2 * SAMPLES {
+            return Ok(None);
+        }
+        let sample = |number: u64| number * (units - 1) / (SAMPLES - 1);
+        let samples = match self.samples.get() {
+            Some(samples) => samples,
+            None => {
+                let times: Vec<Option<i64>> =
+                    (0..SAMPLES).into_par_iter().map(|number| self.time_at(sample(number) * unit)).collect::<Result<_>>()?;
+                let times: Option<Vec<i64>> = times.into_iter().collect();
+                self.samples.get_or_init(|| times.filter(|times| times.is_sorted()))
+            }
+        };
+        let Some(samples) = samples else { return Ok(None) };
+        // The first unit that starts at or after a time.
+        let first_from = |time: i64| -> Result<u64> {
+            let after = samples.partition_point(|sample| *sample < time) as u64;
+            let (mut low, mut high) = (if after == 0 { 0 } else { sample(after - 1) + 1 }, if after < SAMPLES { sample(after) } else { units });
+            while low < high {
+                let middle = low.midpoint(high);
+                match self.time_at(middle * unit)? {
+                    Some(found) if found < time => low = middle + 1,
+                    _ => high = middle,
+                }
+            }
+            Ok(low)
+        };
+        let start = first_from(range.start())?.saturating_sub(2) * unit;
+        let end = match range.end() {
+            Some(end) => (first_from(end)? + 1) * unit,
+            None => rows,
+        };
+        Ok(Some(start.min(rows)..end.min(rows)))
+    }
+
+    /// The tasks of decoding `rows`, in runs that are read at once.
+    fn tasks<'a>(&'a self, rows: &Range<u64>, columns: Columns, check: Columns, mut out: Slots<'a>) -> Vec<Task<'a>> {
+        let mut tasks = Vec::new();
+        for part in &self.parts {
+            let has = part.columns();
+            let (columns, check) = (has.and(columns), has.and(check.or(columns)));
+            if check.is_empty() {
+                continue;
+            }
+            let mut out = out.take(columns);
+            let mut at = rows.start;
+            while at < rows.end {
+                let chunk = at / part.chunk_rows();
+                let end = part.rows_of(chunk).end.min(rows.end);
+                tasks.push(Task {
+                    part,
+                    chunk: part.place(chunk),
+                    rows: at..end,
+                    start: chunk * part.chunk_rows(),
+                    out: out.split_off_front((end - at) as usize),
+                    columns,
+                    check,
+                });
+                at = end;
+            }
+        }
+        tasks.sort_by_key(|task| task.chunk.map_or(0, |chunk| chunk.address));
+        tasks
+    }
+
+    /// Marks why rows of a part have to be left out.
+    fn judge_part(&self, part: &Part, rows: &Range<u64>, reasons: &mut [Reason], problems: &mut Problems) -> Result<()> {
+        let mut at = rows.start;
+        while at < rows.end {
+            let number = at / part.chunk_rows();
+            let whole = part.rows_of(number);
+            let end = whole.end.min(rows.end);
+            let wanted = (at - whole.start) as usize..(end - whole.start) as usize;
+            let place = (at - rows.start) as usize..(end - rows.start) as usize;
+            let reasons = reasons.get_mut(place).unwrap_or_default();
+            let chunk = part.place(number);
+            let unreadable = self.look(part, chunk, &whole, wanted, reasons)?;
+            if let Some(why) = unreadable {
+                let lost = reasons.iter_mut().filter(|reason| **reason != Reason::Unreadable);
+                let lost = lost.map(|reason| *reason = Reason::Unreadable).count();
+                let place = chunk.filter(|chunk| *chunk != Chunk::ABSENT);
+                let bytes = place.filter(|_| at == whole.start).map_or(0, |chunk| chunk.bytes.into());
+                let offset = place.map_or(0, |chunk| chunk.address);
+                problems.add(ProblemCode::Unreadable, lost as u64, bytes, offset, || {
+                    format!("`{}`, chunk {number} (rows {} to {}) at byte {offset}: {why}", part.name, whole.start, whole.end - 1)
+                });
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Looks at the values of a chunk one by one; says why, if the chunk cannot be decoded.
+    fn look(&self, part: &Part, chunk: Option<Chunk>, whole: &Range<u64>, wanted: Range<usize>, reasons: &mut [Reason]) -> Result<Option<Unreadable>> {
+        let mut reached = wanted.start;
+        let mut look = |first: usize, bytes: &[u8]| {
+            let rows = bytes.len() / part.row_bytes;
+            for row in wanted.start.max(first)..wanted.end.min(first + rows) {
+                reached = row + 1;
+                let Some(reason) = reasons.get_mut(row - wanted.start) else { continue };
+                for field in &part.fields {
+                    let values = Values { bytes, cell: field.cell, offset: field.offset, stride: part.row_bytes };
+                    let Some(value) = values.get(row - first) else { continue };
+                    let found = match field.column {
+                        Column::X if value.pixel(self.meaning.x).is_none() => Reason::OutOfBounds,
+                        Column::Y if value.pixel(self.meaning.y).is_none() => Reason::OutOfBounds,
+                        Column::Timestamp if value.time(self.meaning.time).is_none() => Reason::BadValue,
+                        Column::Polarity if value.polarity().is_none() => Reason::BadValue,
+                        _ => Reason::None,
+                    };
+                    *reason = (*reason).max(found);
+                }
+            }
+        };
+        match (&part.storage, chunk) {
+            (Storage::Memory(bytes), _) => {
+                let start = usize::try_from(whole.start).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
+                look(0, bytes.get(start..).unwrap_or_default());
+            }
+            (_, Some(chunk)) if chunk != Chunk::ABSENT => {
+                if !self.is_inside(chunk) {
+                    return Ok(Some("it lies beyond the end of the file".into()));
+                }
+                let decoded = with_tools(|Tools { buffer, decoder }| {
+                    let raw = buffer.take(chunk.bytes as usize);
+                    self.source.read_exact_at(raw, chunk.address)?;
+                    Ok::<_, crate::Error>(match &part.storage {
+                        Storage::Chunks { rows, filters, .. } => {
+                            let size = usize::try_from(*rows).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
+                            let bytes = wanted.start * part.row_bytes..wanted.end * part.row_bytes;
+                            decoder.decode(filters, chunk.mask, raw, size, part.row_bytes, bytes, &mut |offset, bytes| look(offset / part.row_bytes, bytes))
+                        }
+                        _ => {
+                            look(0, raw);
+                            Ok(())
+                        }
+                    })
+                })?;
+                if let Err(error) = decoded {
+                    return Ok(Some(error.to_string().into()));
+                }
+            }
+            // The fill value is one value: any row stands for all, and `convert` has seen it.
+            _ => {
+                if let Storage::Chunks { fill, .. } = &part.storage {
+                    let block = row_of(fill, part.row_bytes).repeat(wanted.len());
+                    look(wanted.start, &block);
+                }
+            }
+        }
+        Ok((reached < wanted.end).then(|| format!("it ends after {reached} rows of {}", whole.end - whole.start).into()))
+    }
+}
+
+/// Why a row has to be left out; what weighs more comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    None,
+    BadValue,
+    OutOfBounds,
+    Unreadable,
+}
+
+/// A row of the fill value.
+fn row_of(fill: &[u8], row_bytes: usize) -> Vec<u8> {
+    if fill.is_empty() { vec![0; row_bytes] } else { fill.iter().copied().cycle().take(row_bytes).collect() }
+}
+
+/// Copies the values of a column that is wanted.
+fn copy<T: Copy>(out: &mut [T], from: &[T]) {
+    if !out.is_empty() {
+        out.copy_from_slice(from);
+    }
+}
+
+/// Converts into the rows `rows` of a column, or, where it is not wanted but to be checked, into nothing.
+#[inline]
+fn glance<T: Copy + Default>(out: &mut [T], rows: &Range<usize>, check: bool, values: Values<'_>, run: impl Fn(Values<'_>, &mut [T]) -> Seen) -> Seen {
+    if let Some(out) = out.get_mut(rows.clone()).filter(|_| !out.is_empty()) {
+        return run(values, out);
+    }
+    let mut seen = Seen::default();
+    if check {
+        let mut nothing = [T::default(); GLANCE];
+        for block in values.bytes.chunks(GLANCE * values.stride) {
+            let rows = block.len() / values.stride;
+            seen.add(run(Values { bytes: block, ..values }, nothing.get_mut(..rows).unwrap_or_default()));
+        }
+    }
+    seen
+}
+
+impl Table for ArrayTable {
+    fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).min().unwrap_or(0)
+    }
+
+    fn unit(&self) -> u64 {
+        let together = self.parts.iter().map(Part::together).max().unwrap_or(1);
+        together * (UNIT / together).max(1)
+    }
+
+    fn fill(&self, rows: Range<u64>, columns: Columns, check: Columns, out: Slots<'_>) -> Result<Vec<Range<u64>>> {
+        let mut tasks = self.tasks(&rows, columns, check, out);
+        let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
+        let mut rest = tasks.as_mut_slice();
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at_mut(run_length(rest));
+            runs.push(run);
+            rest = after;
+        }
+        let suspects: Vec<_> = runs.into_par_iter().map(|run| self.decode_run(run)).collect::<Result<_>>()?;
+        Ok(suspects.into_iter().flatten().collect())
+    }
+
+    fn judge(&self, rows: Range<u64>, keep: &mut [u8], problems: &mut Problems) -> Result<()> {
+        let mut reasons = vec![Reason::None; keep.len()];
+        for part in &self.parts {
+            self.judge_part(part, &rows, &mut reasons, problems)?;
+        }
+        for (code, wanted) in [(ProblemCode::OutOfBounds, Reason::OutOfBounds), (ProblemCode::BadValue, Reason::BadValue)] {
+            let hit = reasons.iter().filter(|reason| **reason == wanted).count() as u64;
+            let first = rows.start + reasons.iter().position(|reason| *reason == wanted).unwrap_or(0) as u64;
+            let offset = self.parts.first().and_then(|part| part.place(first / part.chunk_rows())).filter(|chunk| *chunk != Chunk::ABSENT);
+            problems.add(code, hit, 0, offset.map_or(0, |chunk| chunk.address), || match code {
+                ProblemCode::OutOfBounds => format!("{hit} outside {}x{}, the first in row {first}", self.meaning.x.limit, self.meaning.y.limit),
+                _ => format!("{hit} without a time or polarity, the first in row {first}"),
+            });
+        }
+        for (keep, reason) in keep.iter_mut().zip(reasons) {
+            *keep = u8::from(reason == Reason::None);
+        }
+        Ok(())
+    }
+
+    fn seek(&self, range: TimeRange) -> Result<Option<Range<u64>>> {
+        let Some(index) = &self.index else { return self.bisect(range) };
+        let mut notes = Problems::default();
+        let found = index.find(range, self.rows(), &|row| self.time_at(row), &mut notes)?;
+        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_empty() {
+            *known = notes;
+        }
+        drop(known);
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => self.bisect(range),
+        }
+    }
+
+    fn notes(&self) -> Problems {
+        let mut notes = self.notes.clone();
+        notes.merge(&self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.between.load(Ordering::Relaxed) {
+            let parts = self.meaning.x.parts;
+            notes.add(ProblemCode::Rounded, 1, 0, 0, || {
+                if parts > 1 { format!("coordinates are stored in 1/{parts} pixel") } else { "coordinates are stored with fractions".to_owned() }
+            });
+        }
+        notes
+    }
+
+    fn trigger_count(&self) -> u64 {
+        self.triggers.as_ref().map_or(0, |triggers| triggers.count())
+    }
+
+    fn triggers(&self) -> Result<TriggerColumns> {
+        self.triggers.as_ref().map_or_else(|| Ok(TriggerColumns::default()), |triggers| triggers.read())
+    }
+}
+
+/// Number of tasks from the front whose chunks are read at once.
+fn run_length(tasks: &[Task<'_>]) -> usize {
+    let mut places = tasks.iter().map(|task| task.chunk.unwrap_or(Chunk::ABSENT));
+    let Some(first) = places.next() else { return 0 };
+    let (start, mut end) = (first.address, first.address.saturating_add(first.bytes.into()));
+    let more = places.take_while(|chunk| {
+        let near = chunk.address <= end.saturating_add(GAP);
+        end = end.max(chunk.address.saturating_add(chunk.bytes.into()));
+        near && end - start <= RUN
+    });
+    1 + more.count()
+}
