@@ -11,6 +11,7 @@ use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
 
+mod hdf5;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
