@@ -11,7 +11,8 @@ use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
 
-mod hdf5;
+pub(crate) mod array;
+pub(crate) mod hdf5;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
@@ -31,11 +32,13 @@ pub enum Format {
     Evt4,
     /// Prophesee DAT, version 1 or 2.
     Dat,
+    /// HDF5, in any layout of the public data sets.
+    Hdf5,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 5] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat];
+    pub const ALL: [Self; 6] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -46,6 +49,7 @@ impl Format {
             Self::Evt3 => "evt3",
             Self::Evt4 => "evt4",
             Self::Dat => "dat",
+            Self::Hdf5 => "hdf5",
         }
     }
 }
@@ -124,13 +128,17 @@ pub(crate) struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Prophesee,
+    Hdf5,
 }
 
 impl Family {
     /// The family that the caller's format or the first bytes name.
-    fn of(_head: &[u8], wanted: Option<Format>) -> Self {
+    fn of(head: &[u8], wanted: Option<Format>) -> Self {
         match wanted {
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            Some(Format::Hdf5) => Self::Hdf5,
+            None if hdf5::has_signature(head) => Self::Hdf5,
+            None => Self::Prophesee,
         }
     }
 }
@@ -140,6 +148,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
     match Family::of(&head, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
+        Family::Hdf5 => hdf5::open(source, options),
     }
 }
 
@@ -168,7 +177,6 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
 /// What unknown content looks like, from its first bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
     const MAGICS: &[(&[u8], &str)] = &[
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (b"#!AER-DAT", "an AEDAT file"),
         (b"Event Stream", "an Event Stream file"),
         (b"#ROSBAG", "a ROS 1 bag"),
