@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import tempfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -51,23 +52,29 @@ def content(kind: int, element: int, size: int) -> bytes:
     return bytes(out[:size])
 
 
-def store(filters: list[tuple[int, list[int]]], element: int, data: bytes) -> tuple[int, bytes]:
-    """The chunk of `data`, and the mask, as the library stores it through `filters`."""
+def store(filters: list[tuple[int, list[int]]], element: int, data: bytes) -> tuple[int, bytes] | None:
+    """The mask and the chunk of `data` as the library stores it through `filters`, if it can read that itself."""
     dtype = np.dtype({1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}.get(element, f"V{element}"))
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_chunk((len(data) // element,))
     for number, values in filters:
         plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, tuple(values))
-    with h5py.File("chunks.h5", "w", driver="core", backing_store=False) as file:
-        space = h5py.h5s.create_simple((len(data) // element,))
-        made = h5py.h5d.create(file.id, b"data", h5py.h5t.py_create(dtype), space, plist)
-        made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.frombuffer(data, dtype))
-        file.flush()
-        mask, raw = made.read_direct_chunk((0,))
-        real = made.get_create_plist()
-        for at, (number, values) in enumerate(filters):
-            # What the file says, which the filter may have filled in.
-            filters[at] = (number, list(real.get_filter(at)[2]))
+    array = np.frombuffer(data, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chunk.h5"
+        with h5py.File(path, "w") as file:
+            made = h5py.h5d.create(file.id, b"data", h5py.h5t.py_create(dtype), h5py.h5s.create_simple(array.shape), plist)
+            made.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        with h5py.File(path) as file:
+            made = file["data"].id
+            mask, raw = made.read_direct_chunk((0,))
+            try:
+                assert file["data"][()].tobytes() == data, filters
+            except OSError:
+                return None
+            for at, (number, _) in enumerate(filters):
+                # What the file says, which the filter may have filled in.
+                filters[at] = (number, list(made.get_create_plist().get_filter(at)[2]))
     return mask, raw
 
 
@@ -123,7 +130,12 @@ def main() -> None:
             os.environ.pop(variable, None)
         os.environ.update(told)
         data = content(kind, element, count * element)
-        mask, raw = store(filters, element, data)
+        stored = store(filters, element, data)
+        if stored is None:
+            # Blosc that is told to split always does so where it does not when it decodes.
+            print(f"left out: {name}, {count} elements of {element}, {told}")
+            continue
+        mask, raw = stored
         # What does not compress is stored as it is: a few of these are enough.
         masked += mask != 0
         if mask and masked > 10:
