@@ -357,6 +357,14 @@ impl Decoder {
     }
 }
 
+#[cfg(test)]
+impl Decoder {
+    /// Bytes of the buffers.
+    pub(super) fn bytes(&self) -> usize {
+        self.front.capacity() + self.back.capacity() + self.block.bytes()
+    }
+}
+
 /// Makes room for `len` bytes.
 pub(super) fn grow(buffer: &mut Vec<u8>, len: usize) {
     if buffer.len() < len {
