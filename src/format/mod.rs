@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::source::Source;
 
+mod hdf5;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
