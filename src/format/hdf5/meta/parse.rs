@@ -125,7 +125,8 @@ impl File {
         file.offset_size = found.offset_size;
         file.length_size = found.length_size;
         file.root = root;
-        file.announced = found.base_address.saturating_add(found.eof_address);
+        // Counts from the start of the file, user block included.
+        file.announced = found.eof_address;
         Ok(file)
     }
 
@@ -910,42 +911,35 @@ impl Walk<'_> {
             return Err(self.error(ErrorKind::InvalidArgument, "its elements have to be decoded first"));
         }
         let bytes = dataset.dtype.bytes() as u64;
-        // Bytes of whole chunks, or of pieces of other storage, one at a time.
+        // A piece of a chunk at a time, so that large ones are not held whole.
+        const PIECE: u64 = 1 << 16;
         let mut held: Option<(u64, Piece)> = None;
         for element in elements {
-            let slot: Option<(u64, u64, u64, u64)> = match &dataset.storage {
-                Storage::Compact(_) => None,
-                Storage::Absent => {
-                    found.ends.push(found.bytes.len());
-                    continue;
-                }
-                Storage::Contiguous { address, .. } => Some((*address, bytes * dataset.elements(), element * bytes, 0)),
+            // The run of bytes that holds the element: where it is, how long, and where the element is in it.
+            let run = match &dataset.storage {
+                Storage::Compact(_) => Some((0, 0, element * bytes)),
+                Storage::Contiguous { address, bytes: len } => Some((*address, *len, element * bytes)),
                 Storage::Chunked(chunks) => {
                     let (index, inside) = place(&dataset.shape, &chunks.shape, &chunks.grid, element);
-                    let Some(chunk) = chunks.get(index) else {
-                        found.ends.push(found.bytes.len());
-                        continue;
-                    };
-                    Some((chunk.address, u64::from(chunk.bytes), inside * bytes, index))
+                    chunks.get(index).map(|chunk| (chunk.address, u64::from(chunk.bytes), inside * bytes))
                 }
+                Storage::Absent => None,
             };
-            let reference = match slot {
-                None => {
-                    let Storage::Compact(data) = &dataset.storage else { continue };
-                    let start = (element * bytes) as usize;
-                    data.get(start..start + bytes as usize).map(<[u8]>::to_vec)
+            let Some((address, len, start)) = run else {
+                found.ends.push(found.bytes.len());
+                continue;
+            };
+            let reference = if let Storage::Compact(data) = &dataset.storage {
+                data.get(start as usize..(start + bytes) as usize).map(<[u8]>::to_vec)
+            } else {
+                let piece = start / PIECE * PIECE;
+                if held.as_ref().is_none_or(|(at, _)| *at != address + piece) {
+                    // One element more, for the one that lies across its end.
+                    let size = len.saturating_sub(piece).min(PIECE + bytes) as usize;
+                    held = Some((address + piece, self.read((address + piece).saturating_sub(self.file.base), size)?));
                 }
-                Some((address, len, start, _)) => {
-                    // 64 KiB at a time, so that large chunks are not held whole.
-                    let piece = start / (1 << 16) * (1 << 16);
-                    let key = address + piece;
-                    if held.as_ref().is_none_or(|(at, _)| *at != key) {
-                        let size = (len - piece.min(len)).min((1 << 16) + bytes) as usize;
-                        held = Some((key, self.read(key.saturating_sub(self.file.base), size)?));
-                    }
-                    let start = (start - piece) as usize;
-                    held.as_ref().and_then(|(_, held)| held.get(start..start + bytes as usize)).map(<[u8]>::to_vec)
-                }
+                let start = (start - piece) as usize;
+                held.as_ref().and_then(|(_, held)| held.get(start..start + bytes as usize)).map(<[u8]>::to_vec)
             };
             let reference = reference.ok_or_else(|| self.cut("a chunk"))?;
             if !self.resolve(&dataset.dtype, &reference, limit, &mut found)? {
