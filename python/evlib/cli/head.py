@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-import evlib
+from evlib.cli._output import open_recording
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +18,7 @@ _ROWS_A_TIME = 10_000
 
 def run(options: argparse.Namespace) -> int:
     """Print events as a table, or as comma-separated values."""
-    recording = evlib.open(options.path, format=options.format, geometry=options.geometry, threads=options.threads)
+    recording = open_recording(options.path, options)
     columns = ["x", "y", pl.col("timestamp").dt.total_microseconds().alias("timestamp_us"), "polarity"]
     names = ("x", "y", "timestamp_us", "polarity")
     print(",".join(names) if options.csv else _ROW.format(*names))

@@ -339,7 +339,7 @@ impl Numbers {
 
 #[test]
 fn damage_is_survived() {
-    let rounds: usize = std::env::var("EVLIB_HDF5_MUTATIONS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20_000);
+    let rounds: usize = std::env::var("EVLIB_HDF5_MUTATIONS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1_500);
     let mut numbers = Numbers(20_261_121);
     let files: Vec<_> = names().iter().map(|name| (name.clone(), fixture(name))).collect();
     let (mut opened, mut asked, mut worst) = (0, 0, Duration::ZERO);

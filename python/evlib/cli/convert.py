@@ -1,0 +1,53 @@
+"""`evlib convert`: a recording in another format."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import evlib
+from evlib.cli._output import Progress, open_recording
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    import polars as pl
+
+LOSSES = 3
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the new file and say what it does not hold; 3 if the recording has losses."""
+    recording = open_recording(options.path, options)
+    progress = Progress(f"{options.output}: converting")
+    total = progress.wait(lambda: recording.event_count)
+
+    def batches() -> Iterator[pl.DataFrame]:
+        done = 0
+        for batch in recording.batches():
+            yield batch
+            done += batch.height
+            progress.update(done / max(total, 1))
+
+    triggers = recording.triggers.collect() if recording.trigger_count else None
+    try:
+        rows, kept = evlib.writing.write_batches(
+            batches(),
+            options.output,
+            format=options.to,
+            geometry=recording.geometry,
+            overwrite=options.force,
+            layout=options.layout,
+            compression=options.compression,
+            triggers=triggers,
+        )
+    finally:
+        progress.close()
+    print(f"{options.output}: {rows:,} events" + (f", {triggers.height:,} triggers" if triggers is not None and kept else ""))
+    if triggers is not None and not kept:
+        print(f"evlib: note: {triggers.height:,} triggers are left out: the new format does not hold them", file=sys.stderr)
+    losses = recording.problems.filter(severity="loss")
+    for code, count, unit in losses.select("code", "count", "unit").rows():
+        print(f"evlib: note: {options.path} has losses: {code} {count:,} {unit}", file=sys.stderr)
+    return LOSSES if losses.height else 0
