@@ -48,6 +48,8 @@ const COMPONENTS: usize = 1024;
 const GROUPS: usize = 8;
 /// Global heap collections whose objects are remembered.
 const HEAPS: usize = 64;
+/// Bytes of references read at a time.
+const PIECE: u64 = 1 << 16;
 
 /// An open file.
 pub(super) struct File {
@@ -117,8 +119,8 @@ impl File {
             heaps: Mutex::default(),
         };
         let walk = file.walk("the superblock", 1);
-        let found = superblock::Superblock::parse_from_storage(&walk).map_err(|error| walk.translate(error))?;
-        let root = found.root_object_header_address().map_err(|error| walk.translate(error))?;
+        let found = superblock::Superblock::parse_from_storage(&walk).map_err(|error| walk.translate(&error))?;
+        let root = found.root_object_header_address().map_err(|error| walk.translate(&error))?;
         drop(walk);
         file.base = found.base_address;
         file.len = len.saturating_sub(file.base);
@@ -174,11 +176,11 @@ impl Walk<'_> {
     }
 
     /// An error of `hdf5-reader`, or of reading the file if that was its cause.
-    fn translate(&self, error: ReaderError) -> Error {
+    fn translate(&self, error: &ReaderError) -> Error {
         if let Some(failure) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return failure;
         }
-        let mut cause = &error;
+        let mut cause = error;
         while let ReaderError::Context { source, .. } = cause {
             cause = source;
         }
@@ -339,7 +341,7 @@ impl Walk<'_> {
     fn shared(&self, data: &[u8], kind: u16) -> Result<Vec<u8>> {
         let (offset_size, length_size) = (self.file.offset_size, self.file.length_size);
         let found = shared::parse(&mut Cursor::new(data), kind, offset_size, length_size, data.len());
-        match found.map_err(|error| self.translate(error))? {
+        match found.map_err(|error| self.translate(&error))? {
             SharedMessage::SharedInOhdr { address, .. } => {
                 let messages = self.header(address)?;
                 let message = messages.into_iter().find(|message| message.kind == kind && !message.shared);
@@ -379,13 +381,15 @@ impl Walk<'_> {
             }
             if let Some(info) = self.find(&messages, LINK_INFO)? {
                 let info = link_info::parse(&mut Cursor::new(&info), self.file.offset_size, self.file.length_size, info.len())
-                    .map_err(|error| self.translate(error))?;
+                    .map_err(|error| self.translate(&error))?;
                 self.dense(info.fractal_heap_address, info.btree_name_index_address, |object| {
                     links.push(self.link(object)?);
                     Ok(())
                 })?;
             }
         }
+        // No path leads to members with such names.
+        links.retain(|link| !link.name.is_empty() && link.name != "." && !link.name.contains('/'));
         links.sort_by(|a, b| a.name.cmp(&b.name));
         links.dedup_by(|a, b| a.name == b.name);
         let links = Arc::new(links);
@@ -408,7 +412,7 @@ impl Walk<'_> {
                 };
                 Ok(Link { name: found.name, target })
             }
-            Err(error) => Err(self.translate(error)),
+            Err(error) => Err(self.translate(&error)),
         }
     }
 
@@ -416,9 +420,9 @@ impl Walk<'_> {
     fn old_links(&self, table: &[u8], links: &mut Vec<Link>) -> Result<()> {
         let (offset_size, length_size) = (self.file.offset_size, self.file.length_size);
         let table = symbol_table_msg::parse(&mut Cursor::new(table), offset_size, length_size, table.len())
-            .map_err(|error| self.translate(error))?;
+            .map_err(|error| self.translate(&error))?;
         let heap = local_heap::LocalHeap::parse_at_storage(self, table.heap_address, offset_size, length_size)
-            .map_err(|error| self.translate(error))?;
+            .map_err(|error| self.translate(&error))?;
         let names = self.read(heap.data_segment_address, usize::try_from(heap.data_segment_size).unwrap_or(usize::MAX))?;
         // Names of a sound file do not overlap, and soft links have two texts.
         let mut left = names.len().saturating_mul(2);
@@ -490,14 +494,14 @@ impl Walk<'_> {
             return Ok(());
         }
         let heap =
-            fractal_heap::FractalHeap::parse_at_storage(self, heap, offset_size, length_size).map_err(|error| self.translate(error))?;
+            fractal_heap::FractalHeap::parse_at_storage(self, heap, offset_size, length_size).map_err(|error| self.translate(&error))?;
         if heap.io_filters_len > 0 {
             return Err(self.unsupported("compressed links or attributes"));
         }
         let tree =
-            btree_v2::BTreeV2Header::parse_at_storage(self, index, offset_size, length_size).map_err(|error| self.translate(error))?;
+            btree_v2::BTreeV2Header::parse_at_storage(self, index, offset_size, length_size).map_err(|error| self.translate(&error))?;
         let records = btree_v2::collect_btree_v2_records_storage(self, &tree, offset_size, length_size, None, &[], None)
-            .map_err(|error| self.translate(error))?;
+            .map_err(|error| self.translate(&error))?;
         let mut cache = fractal_heap::FractalHeapDirectBlockCache::default();
         let mut left = self.file.len;
         for record in &records {
@@ -508,7 +512,7 @@ impl Walk<'_> {
             };
             let bytes = heap
                 .get_object_storage_cached(heap_id, self, offset_size, length_size, &mut cache)
-                .map_err(|error| self.translate(error))?;
+                .map_err(|error| self.translate(&error))?;
             left = left.checked_sub(bytes.len() as u64).ok_or_else(|| self.format("links or attributes overlap"))?;
             object(&bytes)?;
         }
@@ -577,7 +581,7 @@ impl Walk<'_> {
             (None, Some(data)) => fill_value::parse_old(&mut Cursor::new(&data), offset_size, length_size, data.len()).map(Some),
             (None, None) => Ok(None),
         };
-        let fill = fill.map_err(|error| self.translate(error))?.and_then(|fill| fill.value);
+        let fill = fill.map_err(|error| self.translate(&error))?.and_then(|fill| fill.value);
         if fill.as_ref().is_some_and(|fill| fill.len() as u64 != element) {
             return Err(self.format("a fill value that is not an element"));
         }
@@ -589,7 +593,7 @@ impl Walk<'_> {
         // Bit 0: chunks at the edge are stored without filters.
         let plain_edges = matches!((version, class), (Some(4..), Some(2))) && data.get(2).is_some_and(|flags| flags & 1 != 0);
         let layout = layout::parse(&mut Cursor::new(&data), offset_size, length_size, data.len());
-        let storage = match layout.map_err(|error| self.translate(error))?.layout {
+        let storage = match layout.map_err(|error| self.translate(&error))?.layout {
             DataLayout::Compact { data } => {
                 let data = usize::try_from(bytes).ok().and_then(|bytes| data.get(..bytes)).map(<[u8]>::to_vec);
                 Storage::Compact(data.ok_or_else(|| self.format("fewer bytes than its shape needs"))?)
@@ -609,7 +613,7 @@ impl Walk<'_> {
             }
             DataLayout::Chunked { address, dims, chunk_indexing, .. } => {
                 let chunk = Grid { walk: self, space: &space, shape: &shape, element, filtered: !filters.is_empty(), plain_edges };
-                let chunks = chunk.chunks(address, dims, chunk_indexing)?;
+                let chunks = chunk.chunks(address, dims, chunk_indexing.as_ref())?;
                 if self.file.is_undefined(address) { Storage::Absent } else { Storage::Chunked(chunks) }
             }
         };
@@ -618,11 +622,11 @@ impl Walk<'_> {
 
     fn dataspace(&self, data: &[u8]) -> Result<DataspaceMessage> {
         dataspace::parse(&mut Cursor::new(data), self.file.offset_size, self.file.length_size, data.len())
-            .map_err(|error| self.translate(error))
+            .map_err(|error| self.translate(&error))
     }
 
     fn dtype(&self, data: &[u8]) -> Result<Dtype> {
-        let found = datatype::parse(&mut Cursor::new(data), data.len()).map_err(|error| self.translate(error))?;
+        let found = datatype::parse(&mut Cursor::new(data), data.len()).map_err(|error| self.translate(&error))?;
         let dtype = self.convert(&found.datatype)?;
         if dtype.bytes() == 0 || dtype.bytes() as u64 != u64::from(found.size) {
             return Err(self.format("a type whose parts do not have its size"));
@@ -727,7 +731,7 @@ impl Walk<'_> {
         }
         if let Some(info) = self.find(&messages, ATTRIBUTE_INFO)? {
             let info = attribute_info::parse(&mut Cursor::new(&info), self.file.offset_size, self.file.length_size, info.len())
-                .map_err(|error| self.translate(error))?;
+                .map_err(|error| self.translate(&error))?;
             self.dense(info.fractal_heap_address, info.btree_name_index_address, |object| {
                 read(object, false);
                 Ok(())
@@ -846,7 +850,8 @@ impl Walk<'_> {
             return Ok(objects.clone());
         }
         let what = "a global heap collection";
-        let prefix_len = 8 + u64::from(self.file.length_size);
+        // The headers of a collection and of its objects have 12 or 16 bytes, and fill 16.
+        let prefix_len = 16_u64;
         let prefix = self.read(address, prefix_len as usize)?;
         let mut fields = self.fields(&prefix);
         let is_collection = fields.take(8).is_some_and(|bytes| bytes.starts_with(b"GCOL\x01"));
@@ -911,7 +916,6 @@ impl Walk<'_> {
         }
         let bytes = dataset.dtype.bytes() as u64;
         // A piece of a chunk at a time, so that large ones are not held whole.
-        const PIECE: u64 = 1 << 16;
         let mut held: Option<(u64, Piece)> = None;
         for element in elements {
             // The run of bytes that holds the element: where it is, how long, and where the element is in it.
@@ -960,7 +964,7 @@ struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    fn chunks(&self, address: u64, mut dims: Vec<u32>, indexing: Option<ChunkIndexing>) -> Result<Chunks> {
+    fn chunks(&self, address: u64, mut dims: Vec<u32>, indexing: Option<&ChunkIndexing>) -> Result<Chunks> {
         let (walk, rank) = (self.walk, self.shape.len());
         let file = walk.file;
         // Version 4 layouts list the size of an element as the last extent.
@@ -1002,7 +1006,7 @@ impl Grid<'_> {
                 Ok(Vec::new())
             }
             Some(ChunkIndexing::SingleChunk { filtered_size, filters }) => {
-                self.add(&mut chunks, &vec![0; rank], address, filtered_size, filters)?;
+                self.add(&mut chunks, &vec![0; rank], address, *filtered_size, *filters)?;
                 Ok(Vec::new())
             }
             Some(ChunkIndexing::Implicit) => {
@@ -1030,7 +1034,7 @@ impl Grid<'_> {
                 chunk_index::collect_v2_chunk_entries_storage(walk, address, offset_size, length_size, rank, &dims, None)
             }
         };
-        for entry in entries.map_err(|error| walk.translate(error))? {
+        for entry in entries.map_err(|error| walk.translate(&error))? {
             self.add(&mut chunks, &entry.offsets, entry.address, entry.size, entry.filter_mask)?;
         }
         self.check(chunks)
@@ -1118,8 +1122,9 @@ impl Metadata for File {
                 Target::Soft(path) => walk.follow(address, path).ok().flatten(),
                 Target::Elsewhere => None,
             };
-            let kind = target.and_then(|address| walk.header(address).ok()).map_or(Kind::Other, |messages| Walk::kind_of(&messages));
-            Entry { name: link.name.clone(), kind }
+            let found = target.and_then(|address| Some((address, Walk::kind_of(&walk.header(address).ok()?))));
+            let (object, kind) = found.unwrap_or((u64::MAX, Kind::Other));
+            Entry { name: link.name.clone(), kind, object }
         });
         Ok(entries.collect())
     }
