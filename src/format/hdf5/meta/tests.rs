@@ -340,10 +340,18 @@ impl Numbers {
     }
 }
 
+/// Time on a processor, where the system tells it: other programs may keep a test waiting.
+fn processor_time(since: Instant) -> Duration {
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let spent = spent.and_then(|spent| spent.split(' ').next()?.parse().ok());
+    spent.map_or_else(|| since.elapsed(), Duration::from_nanos)
+}
+
 #[test]
 fn damage_is_survived() {
     let rounds: usize = std::env::var("EVLIB_HDF5_MUTATIONS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20_000);
-    let mut numbers = Numbers(20_261_121);
+    let mut numbers = Numbers(rounds as u64);
+    let begun = Instant::now();
     let files: Vec<_> = names().iter().map(|name| (name.clone(), fixture(name))).collect();
     let (mut opened, mut asked, mut worst) = (0, 0, Duration::ZERO);
     for round in 0..rounds {
@@ -379,12 +387,12 @@ fn damage_is_survived() {
             repair_checksums(&mut bytes);
         }
         let scratch = Scratch::new("damaged", &bytes);
-        let started = Instant::now();
+        let started = processor_time(begun);
         if let Ok(file) = scratch.open() {
             opened += 1;
             asked += ask_all(&*file);
         }
-        let took = started.elapsed();
+        let took = processor_time(begun).saturating_sub(started);
         if took > Duration::from_secs(1) {
             std::fs::write(std::env::temp_dir().join("evlib-hdf5-slow.h5"), &bytes).ok();
         }
