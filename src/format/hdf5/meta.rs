@@ -60,6 +60,8 @@ pub(crate) enum Kind {
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    /// The same number for names of the same object: groups can contain themselves.
+    pub(crate) object: u64,
 }
 
 /// A data set.

