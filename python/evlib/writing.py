@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,7 +14,7 @@ from evlib.exceptions import ArgumentError
 from evlib.recording import Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _BY_EXTENSION = {".raw": "evt3", ".h5": "hdf5", ".hdf5": "hdf5"}
 
@@ -29,6 +30,8 @@ def _frames(
         yield from data.select(list(schema)).collect_batches(maintain_order=True)
     elif isinstance(data, pl.DataFrame):
         yield data
+    elif isinstance(data, Iterator):
+        yield from data
     elif hasattr(data, "keys") or hasattr(data, "__arrow_c_stream__"):
         try:
             yield pl.DataFrame(data)
@@ -76,6 +79,13 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
     return frame.rechunk()
 
 
+def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:
+    """Tell whether the format that these arguments of `write_events` stand for holds external triggers."""
+    extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    default = "prophesee" if extension == ".hdf5" else "dsec"
+    return (format or _BY_EXTENSION.get(extension)) == "hdf5" and (layout or default) == "prophesee"
+
+
 def write_events(
     data: Recording | pl.DataFrame | pl.LazyFrame | Mapping[str, Any] | Any,  # noqa: ANN401
     path: str | os.PathLike[str],
@@ -94,8 +104,8 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order: a DataFrame, a LazyFrame or a Recording (both written batch by batch), an Arrow table,
-        or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
+        Events in time order: a DataFrame, a LazyFrame, a Recording or an iterator of DataFrames (these three written
+        batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
         or bool).
     path
         The new file.
