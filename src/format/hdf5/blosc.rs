@@ -207,13 +207,7 @@ impl<'a> Frame<'a> {
 }
 
 /// Appends `bytes` as a chunk of Zstandard streams, one for each block of 32 KiB, byte-shuffled.
-pub(super) fn encode_zstd(
-    encoder: &mut Encoder,
-    bytes: &[u8],
-    element: usize,
-    level: i32,
-    out: &mut Vec<u8>,
-) -> Result<(), FilterError> {
+pub(super) fn encode_zstd(encoder: &mut Encoder, bytes: &[u8], element: usize, level: i32, out: &mut Vec<u8>) -> Result<(), FilterError> {
     // What Blosc does with elements whose size does not fit its header.
     let element_byte = u8::try_from(element.max(1)).unwrap_or(1);
     let element = usize::from(element_byte);
@@ -241,12 +235,11 @@ pub(super) fn encode_zstd(
         out[table + 4 * index..][..4].copy_from_slice(&((position - start) as u32).to_le_bytes());
         // Room for less than the block: a stream that does not fit is stored.
         out.resize(position + 4 + bytes.len() - 1, 0);
-        match context.compress(&mut out[position + 4..], planes, level) {
-            Ok(written) => out.truncate(position + 4 + written),
-            Err(_) => {
-                out.truncate(position + 4);
-                out.extend_from_slice(planes);
-            }
+        if let Ok(written) = context.compress(&mut out[position + 4..], planes, level) {
+            out.truncate(position + 4 + written);
+        } else {
+            out.truncate(position + 4);
+            out.extend_from_slice(planes);
         }
         let written = (out.len() - position - 4) as u32;
         out[position..][..4].copy_from_slice(&written.to_le_bytes());
@@ -282,7 +275,7 @@ mod tests {
 
     /// Bytes that compress, of elements that grow.
     fn ramp(len: usize, element: usize) -> Vec<u8> {
-        (0..len).map(|at| (at / element * 37 >> (8 * (at % element)).min(56)) as u8).collect()
+        (0..len).map(|at| ((at / element * 37) >> (8 * (at % element)).min(56)) as u8).collect()
     }
 
     #[test]
