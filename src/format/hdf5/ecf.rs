@@ -160,6 +160,9 @@ fn sign(value: u32) -> i8 {
 /// again by the next, and a run of usual length needs no loop.
 #[inline(always)]
 fn put<T: Copy, const SHORT: usize, const LONG: usize>(out: &mut [T], start: usize, count: usize, value: T) {
+    if out.is_empty() {
+        return;
+    }
     if count <= LONG
         && let Some(slots) = out.get_mut(start..).and_then(|slots| slots.first_chunk_mut::<LONG>())
     {
@@ -267,6 +270,7 @@ fn masks<'a>(bytes: &'a [u8], count: usize, out: &mut [i16]) -> Result<&'a [u8],
                 *slot = x + offset;
             }
         } else if let Some(slots) = out.get_mut(done..) {
+            // The last few; none where the column is not wanted.
             for (slot, offset) in slots.iter_mut().zip(offsets) {
                 *slot = x + offset;
             }
@@ -311,10 +315,11 @@ fn surplus(part: &str, found: usize, count: usize) -> FilterError {
 /// Writes what `get` takes of each value; `values` makes four values of a group.
 #[inline(always)]
 fn unpack<T, const N: usize>(groups: &[[u8; N]], values: impl Fn(&[u8; N]) -> [u32; 4], out: &mut [T], get: impl Fn(u32) -> T) {
-    let whole = out.len() / 4;
     let (fours, rest) = out.as_chunks_mut::<4>();
+    let whole = fours.len();
     for (group, four) in groups.iter().zip(fours) {
-        *four = values(group).map(&get);
+        let [a, b, c, d] = values(group);
+        *four = [get(a), get(b), get(c), get(d)];
     }
     if let Some(group) = groups.get(whole) {
         for (value, slot) in values(group).into_iter().zip(rest) {
@@ -326,15 +331,17 @@ fn unpack<T, const N: usize>(groups: &[[u8; N]], values: impl Fn(&[u8; N]) -> [u
 /// Four values of 24 bits: the first three have one byte each in the low ends of the words before theirs.
 #[inline(always)]
 fn all_packed(group: &[u8; 12]) -> [u32; 4] {
-    let [a, b, c] = [0, 4, 8].map(|at| u32::from_le_bytes([group[at], group[at + 1], group[at + 2], group[at + 3]]));
+    let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *group;
+    let (a, b, c) = (u32::from_le_bytes([a0, a1, a2, a3]), u32::from_le_bytes([b0, b1, b2, b3]), u32::from_le_bytes([c0, c1, c2, c3]));
     [a >> 8, a & 0xFF | b >> 16 << 8, b & 0xFFFF | c >> 24 << 16, c & 0xFF_FFFF]
 }
 
 /// Four values of 12 bits, likewise.
 #[inline(always)]
 fn xp_packed(group: &[u8; 6]) -> [u32; 4] {
-    let [a, b, c] = [0, 2, 4].map(|at| u32::from(u16::from_le_bytes([group[at], group[at + 1]])));
-    [a >> 4, a & 0xF | b >> 8 << 4, b & 0xFF | c >> 12 << 8, c & 0xFFF]
+    let [a0, a1, b0, b1, c0, c1] = *group;
+    let (a, b, c) = (u16::from_le_bytes([a0, a1]), u16::from_le_bytes([b0, b1]), u16::from_le_bytes([c0, c1]));
+    [a >> 4, a & 0xF | b >> 8 << 4, b & 0xFF | c >> 12 << 8, c & 0xFFF].map(u32::from)
 }
 
 /// Appends a chunk of at most 65535 events in the smallest of the three forms. Times must not go back, and x and y
