@@ -83,9 +83,7 @@ impl FromStr for Compression {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|compression| compression.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| {
-            Error::invalid("unknown compression").expecting("`zstd`, `gzip` or `none`").but_found(format!("`{name}`"))
-        })
+        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip` or `none`").but_found(format!("`{name}`")))
     }
 }
 
@@ -166,7 +164,7 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    fn new(path: &Path) -> Result<Self> {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
         let (file, place) = create_partial(path).map_err(|error| Error::io(error, path))?;
         Ok(Self { path: path.to_path_buf(), place, file: Some(file) })
     }

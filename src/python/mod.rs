@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 
 use crate::error::Result;
-use crate::{Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit, WriteOptions};
+use crate::{
+    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit, WriteOptions,
+};
 
 mod arrow;
 mod errors;

@@ -70,10 +70,6 @@ impl Writer {
         })
     }
 
-    fn time_bytes(&self) -> usize {
-        if self.wide { 8 } else { 4 }
-    }
-
     /// Encodes rows: whole chunks, but for the last of the file.
     fn group(&mut self, rows: Rows<'_>) -> Result<()> {
         let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
@@ -113,7 +109,21 @@ impl Writer {
             let Some(time) = times.get(at) else { break };
             let row = (self.rows + at as u64).to_le_bytes();
             let mut count = (time - next) as u64 / 1000 + 1;
+            // In long gaps all chunks are the same.
+            let mut same = None;
             while count > 0 {
+                if self.entries.is_empty() && count > ENTRIES as u64 {
+                    if same.is_none() {
+                        let mut worker = Worker { plain: row.repeat(ENTRIES), ..Worker::default() };
+                        let mut out = Vec::new();
+                        encode(self.compression, &mut worker, 8, ENTRIES, &mut out)?;
+                        same = Some(out);
+                    }
+                    self.file.append_chunk(&mut self.datasets[INDEX], same.as_deref().unwrap_or_default())?;
+                    self.written += ENTRIES as u64;
+                    count -= ENTRIES as u64;
+                    continue;
+                }
                 let room = (ENTRIES - self.entries.len() / 8).min(usize::try_from(count).unwrap_or(ENTRIES));
                 self.entries.extend(std::iter::repeat_n(row, room).flatten());
                 count -= room as u64;
@@ -149,10 +159,8 @@ impl Writer {
         }
         let compression = self.compression;
         let pipelines = filters(compression, 4, ROWS);
-        let filters: Vec<_> = pipelines
-            .iter()
-            .map(|(id, values)| filter::Filter { id: *id, name: None, optional: true, values: values.clone() })
-            .collect();
+        let filters: Vec<_> =
+            pipelines.iter().map(|(id, values)| filter::Filter { id: *id, name: None, optional: true, values: values.clone() }).collect();
         let [x, y, p, t, _] = &self.datasets;
         let chunks: Vec<_> = x.iter().zip(y.iter()).zip(p.iter().zip(t.iter())).collect();
         for part in chunks.chunks(AT_ONCE) {

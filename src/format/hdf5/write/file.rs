@@ -3,7 +3,6 @@
 //! Superblock 2, object headers 2, compact links, layout 3 with chunk indices as version 1 B-trees: what HDF5 1.8 and
 //! everything after it reads ("HDF5 File Format Specification Version 3.0", The HDF Group; sections are named below).
 
-
 use crate::error::{Error, Result};
 use crate::write::Partial;
 
@@ -89,7 +88,8 @@ impl File {
         layout.extend(index.to_le_bytes());
         layout.extend((chunks.rows as u32).to_le_bytes());
         layout.extend(element.to_le_bytes());
-        let mut messages = vec![extent(rows), Message::new(0x03, dtype.encode()), fill(Allocation::Incremental), Message::new(0x08, layout)];
+        let mut messages =
+            vec![extent(rows), Message::new(0x03, dtype.encode()), fill(Allocation::Incremental), Message::new(0x08, layout)];
         if !filters.is_empty() {
             messages.push(pipeline(filters));
         }
@@ -245,7 +245,10 @@ impl Chunks {
 /// Type of elements, little-endian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dtype {
-    Integer { bytes: u8, signed: bool },
+    Integer {
+        bytes: u8,
+        signed: bool,
+    },
     /// Records of this size; members with their name and offset.
     Compound(usize, Vec<(&'static str, usize, Dtype)>),
 }
@@ -479,4 +482,84 @@ fn lookup3(bytes: &[u8]) -> u32 {
     a = (a ^ c).wrapping_sub(c.rotate_left(4));
     b = (b ^ a).wrapping_sub(a.rotate_left(14));
     (c ^ b).wrapping_sub(b.rotate_left(24))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHILDREN, Chunks, Dtype, File, NODE, UNDEFINED, lookup3};
+    use crate::write::Partial;
+
+    #[test]
+    fn checksums_are_those_of_the_author() {
+        // From the driver of lookup3.c.
+        assert_eq!(lookup3(b""), 0xDEAD_BEEF);
+        assert_eq!(lookup3(b"Four score and seven years ago"), 0x1777_0551);
+    }
+
+    #[test]
+    fn types() {
+        assert_eq!(Dtype::I64.encode(), [0x10, 8, 0, 0, 8, 0, 0, 0, 0, 0, 64, 0]);
+        let record = Dtype::Compound(4, vec![("a", 0, Dtype::U16), ("longname", 2, Dtype::U16)]).encode();
+        assert_eq!(&record[..12], &[0x16, 2, 0, 0, 4, 0, 0, 0, b'a', 0, 0, 0]);
+        // Names have room for the zero that ends them, in eights.
+        assert_eq!(record.len(), 8 + (8 + 32 + 12) + (16 + 32 + 12));
+        assert_eq!(&record[60..84], b"longname\0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
+    }
+
+    fn int(bytes: &[u8], at: u64, len: usize) -> u64 {
+        let mut wide = [0; 8];
+        wide[..len].copy_from_slice(&bytes[at as usize..][..len]);
+        u64::from_le_bytes(wide)
+    }
+
+    /// The chunks below a node: row, length and address; checks the node.
+    fn walk(bytes: &[u8], node: u64, level: u64, rows: u64, found: &mut Vec<(u64, u64, u64)>) {
+        assert_eq!(&bytes[node as usize..][..5], b"TREE\x01");
+        assert_eq!(int(bytes, node + 5, 1), level);
+        let used = int(bytes, node + 6, 2);
+        assert!((1..=CHILDREN).contains(&used));
+        for child in 0..used {
+            let key = node + 24 + child * 32;
+            let (len, row, address) = (int(bytes, key, 4), int(bytes, key + 8, 8), int(bytes, key + 24, 8));
+            assert_eq!([int(bytes, key + 4, 4), int(bytes, key + 16, 8)], [0, 0]);
+            if level == 0 {
+                found.push((row, len, address));
+            } else {
+                let first = found.len();
+                walk(bytes, address, level - 1, rows, found);
+                assert_eq!(found[first].0, row, "the key of a child is its first");
+            }
+            let end = found.last().unwrap().0 + rows;
+            assert_eq!(int(bytes, key + 32 + 8, 8), end, "the next key is where the child ends");
+        }
+    }
+
+    #[test]
+    fn indices_of_any_number_of_chunks() {
+        let path = std::env::temp_dir().join(format!("evlib-index-{}.h5", std::process::id()));
+        for (count, levels) in [(0, 0), (1, 1), (64, 1), (65, 2), (4096, 2), (4097, 3), (300_000, 4)] {
+            let mut file = File::new(Partial::new(&path).unwrap()).unwrap();
+            let chunks = Chunks { rows: 1 << 16, addresses: (0..count).map(|at| at * 7).collect(), lens: (0..count as u32).collect() };
+            let root = file.index(&chunks).unwrap();
+            let bytes = std::fs::read(file.partial().place()).unwrap();
+            assert_eq!(bytes.len() as u64, file.end);
+            if count == 0 {
+                assert_eq!(root, UNDEFINED);
+                continue;
+            }
+            assert_eq!(int(&bytes, root + 5, 1) + 1, levels);
+            assert_eq!(root % 8, 0);
+            let mut found = Vec::new();
+            walk(&bytes, root, levels - 1, 1 << 16, &mut found);
+            assert!(found.iter().enumerate().all(|(at, chunk)| *chunk == ((at as u64) << 16, at as u64, at as u64 * 7)));
+            assert_eq!(found.len() as u64, count);
+            // Nodes of a level point to each other.
+            let first = bytes.windows(4).position(|word| word == b"TREE").unwrap() as u64;
+            if levels > 1 {
+                assert_eq!([int(&bytes, first + 8, 8), int(&bytes, first + 16, 8)], [UNDEFINED, first + NODE]);
+                assert_eq!(int(&bytes, first + NODE + 8, 8), first);
+            }
+        }
+        assert!(!path.exists());
+    }
 }

@@ -97,8 +97,7 @@ impl Index {
     }
 
     fn finish(&mut self, file: &mut File) -> Result<u64> {
-        let attributes: Vec<_> =
-            self.first_us.iter().map(|first| Attribute::text("offset", first.wrapping_neg().to_string())).collect();
+        let attributes: Vec<_> = self.first_us.iter().map(|first| Attribute::text("offset", first.wrapping_neg().to_string())).collect();
         if self.first_us.is_some() {
             self.push(file)?;
         }
@@ -151,9 +150,8 @@ impl Writer {
         self.index.extend(&mut self.file, self.rows, rows.t)?;
         self.rows += rows.len as u64;
         let jobs = (0..rows.len).step_by(ROWS).map(|start| (0, rows.cut(start..rows.len.min(start + ROWS)))).collect();
-        self.pipeline.run(&mut self.file, &mut self.events, jobs, |rows: Rows<'_>, _, out| {
-            Ok(ecf::encode(rows.x, rows.y, rows.t, rows.p, out)?)
-        })
+        self.pipeline
+            .run(&mut self.file, &mut self.events, jobs, |rows: Rows<'_>, _, out| Ok(ecf::encode(rows.x, rows.y, rows.t, rows.p, out)?))
     }
 }
 
@@ -208,7 +206,8 @@ impl Sink for Writer {
         self.group(stage.rows())?;
         self.pipeline.flush(&mut self.file, &mut self.events)?;
         let Self { file, attributes, events, rows, index, triggers, trigger_index, .. } = &mut *self;
-        let event = Dtype::Compound(ecf::RECORD, vec![("x", 0, Dtype::U16), ("y", 2, Dtype::U16), ("p", 4, Dtype::I16), ("t", 8, Dtype::I64)]);
+        let event =
+            Dtype::Compound(ecf::RECORD, vec![("x", 0, Dtype::U16), ("y", 2, Dtype::U16), ("p", 4, Dtype::I16), ("t", 8, Dtype::I64)]);
         let trigger = Dtype::Compound(TRIGGER, vec![("p", 0, Dtype::I16), ("t", 8, Dtype::I64), ("id", 16, Dtype::I16)]);
         let ecf = Filter { id: filter::ECF, name: "", values: &[] };
         let events = file.dataset(*rows, &event, &[ecf], &events[0], &[])?;
