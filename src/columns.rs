@@ -375,17 +375,16 @@ impl<'a> Slots<'a> {
 
     /// Takes columns away as a stretch of their own.
     pub(crate) fn take(&mut self, columns: Columns) -> Slots<'a> {
-        fn some<'a, T>(column: &mut &'a mut [T], take: bool) -> &'a mut [T] {
-            if take { std::mem::take(column) } else { &mut [] }
+        let mut taken = Slots { x: &mut [], y: &mut [], t: &mut [], p: &mut [], len: self.len, capacity: self.capacity };
+        for column in columns.iter() {
+            match column {
+                Column::X => taken.x = std::mem::take(&mut self.x),
+                Column::Y => taken.y = std::mem::take(&mut self.y),
+                Column::Timestamp => taken.t = std::mem::take(&mut self.t),
+                Column::Polarity => taken.p = std::mem::take(&mut self.p),
+            }
         }
-        Slots {
-            x: some(&mut self.x, columns.contains(Column::X)),
-            y: some(&mut self.y, columns.contains(Column::Y)),
-            t: some(&mut self.t, columns.contains(Column::Timestamp)),
-            p: some(&mut self.p, columns.contains(Column::Polarity)),
-            len: self.len,
-            capacity: self.capacity,
-        }
+        taken
     }
 
     /// Takes the first `rows` of an untouched stretch away as a stretch of their own.

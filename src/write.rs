@@ -498,7 +498,7 @@ impl Kernel for Fits<'_> {
             }
         }
         for p in p {
-            fits &= (*p == 1) | (*p == -1);
+            fits &= p.unsigned_abs() == 1;
         }
         fits
     }

@@ -61,17 +61,6 @@ pub(crate) fn count(raw: &[u8]) -> Result<usize, FilterError> {
     Ok(Bytes(raw).u32_le().ok_or_else(|| ends("a header of 4 bytes"))? >> 2)
 }
 
-/// The time of the first event of a chunk, if it has one.
-pub(crate) fn first_time(raw: &[u8]) -> Result<Option<i64>, FilterError> {
-    if count(raw)? == 0 {
-        return Ok(None);
-    }
-    let mut time = [0];
-    let part = raw.get(4..).unwrap_or_default();
-    times(part, 1, &mut time, true)?;
-    Ok(Some(time[0]))
-}
-
 /// Decodes a chunk of at most `max_events` into columns; the number of events it has.
 ///
 /// An empty column is not wanted; of a column that is shorter than the chunk, the events past it are dropped, and of a
@@ -466,7 +455,7 @@ fn mask_runs(x: &[i16]) -> impl Iterator<Item = u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{RECORD, count, decode_columns, decode_records, encode, first_time};
+    use super::{RECORD, count, decode_columns, decode_records, encode};
     use crate::format::hdf5::filter::{FilterError, FilterErrorKind};
     use proptest::prelude::*;
 
@@ -600,7 +589,6 @@ mod tests {
         for (raw, events) in [(ALL_PACKED, &all[..]), (XP_PACKED, &packed), (MASKED, &masked)] {
             assert_eq!(decoded(raw, 16384).unwrap(), events);
             assert_eq!(slowly(raw).unwrap(), events);
-            assert_eq!(first_time(raw).unwrap(), Some(events[0].3));
             // The forms are chosen by size, so only a chunk that has its smallest is written alike.
             assert!(encoded(events).len() <= raw.len());
             let error = decoded(raw, events.len() - 1).unwrap_err();
@@ -611,7 +599,7 @@ mod tests {
         }
         assert_eq!(encoded(&packed), XP_PACKED);
         assert_eq!(encoded(&masked), MASKED);
-        assert_eq!((decoded(&[0; 4], 9).unwrap(), first_time(&[0; 4]).unwrap()), (Vec::new(), None));
+        assert_eq!(decoded(&[0; 4], 9).unwrap(), Vec::new());
         assert_eq!(count(&encoded(&[])).unwrap(), 0);
     }
 

@@ -137,11 +137,6 @@ impl Chunks {
         self.grid.iter().fold(1, |product, extent| product.saturating_mul(*extent))
     }
 
-    /// Whether every chunk that covers the shape is stored.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.list.len() as u64 == self.grid_len()
-    }
-
     /// The chunk at a place of the grid; `None` if it holds only fill values.
     pub(crate) fn get(&self, index: u64) -> Option<&Chunk> {
         let guess = usize::try_from(index).ok().and_then(|index| self.list.get(index));
