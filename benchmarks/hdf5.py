@@ -66,7 +66,12 @@ def write_columns(path: Path, columns: dict[str, np.ndarray], **options: Any) ->
 def make(name: str, path: Path, found: dict[str, np.ndarray]) -> None:
     """Write one of the files."""
     dsec = {**found, "t": found["t"].astype("u4")}
-    floats = {"xs": found["x"].astype("i2"), "ys": found["y"].astype("i2"), "ts": found["t"] / 1e6, "ps": found["p"] > 0}
+    floats = {
+        "xs": found["x"].astype("i2"),
+        "ys": found["y"].astype("i2"),
+        "ts": found["t"] / 1e6,
+        "ps": found["p"] > 0,
+    }
     if name == "Blosc zstd byte-shuffle 64 Ki":
         write_columns(path, dsec, **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=1))
     elif name == "Blosc zstd bit-shuffle, auto chunks":
@@ -181,7 +186,9 @@ def main() -> int:
             verify(path, found)
             peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
             kilobytes, _ = map(int, peak.stdout.split())
-            ours, theirs = take_turns(lambda path=path: evlib.read_events(path), lambda path=path: raw(path), args.repeat)
+            ours, theirs = take_turns(
+                lambda path=path: evlib.read_events(path), lambda path=path: raw(path), args.repeat
+            )
             add(name, ours, theirs, f">= {target}x")
             figures[name]["peak_over_columns_bytes"] = kilobytes * 1024 - 13 * args.events
         path = folder / "Blosc_zstd_byte-shuffle_64_Ki.h5"

@@ -414,7 +414,9 @@ def test_convert(target, clean, events, tmp_path):
 def test_convert_keeps_triggers_where_it_can(tmp_path):
     path = tmp_path / "a.hdf5"
     triggers = {"id": [1, 1], "polarity": [1, -1], "timestamp": [5, 9]}
-    evlib.write_events({"x": [1], "y": [2], "timestamp": [7], "polarity": [1]}, path, geometry=GEOMETRY, triggers=triggers)
+    evlib.write_events(
+        {"x": [1], "y": [2], "timestamp": [7], "polarity": [1]}, path, geometry=GEOMETRY, triggers=triggers
+    )
     kept = evlib_cli("convert", path, tmp_path / "b.hdf5")
     assert kept.stdout.endswith("1 events, 2 triggers\n")
     assert evlib.open(tmp_path / "b.hdf5").triggers.collect().equals(evlib.open(path).triggers.collect())

@@ -71,7 +71,9 @@ def storage_text(dataset, raw, base):
         return "compact:" + np.asarray(dataset[()]).tobytes().hex()
     if layout == h5d.CONTIGUOUS:
         offset = dataset.id.get_offset()
-        return "absent" if dataset.id.get_storage_size() == 0 else f"contiguous:{offset}:{dataset.id.get_storage_size()}"
+        return (
+            "absent" if dataset.id.get_storage_size() == 0 else f"contiguous:{offset}:{dataset.id.get_storage_size()}"
+        )
     grid = [-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks)]
     rows = []
     for index in range(int(np.prod(grid))):
@@ -208,7 +210,14 @@ def plain(file):
     record = np.dtype([("x", "u2"), ("y", "u2"), ("p", "i2"), ("t", "i8")])
     cd = np.zeros(37, dtype=record)
     file.create_dataset("CD/events", data=cd, chunks=(16,), maxshape=(None,), compression="gzip", shuffle=True)
-    nested = np.dtype({"names": ["v", "n"], "formats": [("<f4", (2, 3)), [("k", "u1"), ("s", "S3")]], "offsets": [8, 40], "itemsize": 48})
+    nested = np.dtype(
+        {
+            "names": ["v", "n"],
+            "formats": [("<f4", (2, 3)), [("k", "u1"), ("s", "S3")]],
+            "offsets": [8, 40],
+            "itemsize": 48,
+        }
+    )
     file.create_dataset("nested", data=np.zeros(2, dtype=nested))
     file.create_dataset("table", data=rng.random((7, 5)), chunks=(3, 2), fletcher32=True)
     file.create_dataset("holes", (100,), "u1", chunks=(10,), fillvalue=9)[35] = 1
@@ -229,7 +238,9 @@ def plain(file):
     file["loop"] = h5py.SoftLink("/loop")
     file["dangling"] = h5py.SoftLink("/nowhere")
     file["outside"] = h5py.ExternalLink("other.h5", "/x")
-    direct = file.create_dataset("masked", (30,), "u1", chunks=(10,), compression="gzip", shuffle=True, maxshape=(None,))
+    direct = file.create_dataset(
+        "masked", (30,), "u1", chunks=(10,), compression="gzip", shuffle=True, maxshape=(None,)
+    )
     direct.id.write_direct_chunk((0,), bytes(range(10)), 0b11)
     direct[10:20] = 3
 
@@ -242,10 +253,14 @@ def chunk_index(file):
     for suffix, filters in (("", {}), ("_z", {"compression": "gzip"})):
         file.create_dataset("single" + suffix, data=data, chunks=(61,), **filters)
         file.create_dataset("fixed" + suffix, data=data, chunks=(4,), **filters)
-        file.create_dataset("fixed_max" + suffix, data=np.ones((5, 6), "u1"), chunks=(2, 2), maxshape=(9, 12), **filters)
+        file.create_dataset(
+            "fixed_max" + suffix, data=np.ones((5, 6), "u1"), chunks=(2, 2), maxshape=(9, 12), **filters
+        )
         file.create_dataset("extensible" + suffix, data=data, chunks=(4,), maxshape=(None,), **filters)
         file.create_dataset("extensible_2d" + suffix, data=table, chunks=(2, 2), maxshape=(8, None), **filters)
-        file.create_dataset("tree" + suffix, data=np.ones((6, 5), "u2"), chunks=(2, 2), maxshape=(None, None), **filters)
+        file.create_dataset(
+            "tree" + suffix, data=np.ones((6, 5), "u2"), chunks=(2, 2), maxshape=(None, None), **filters
+        )
         holes = file.create_dataset("fixed_holes" + suffix, (40, 3), "u1", chunks=(8, 2), **filters)
         holes[9:17, 2] = 1
         shrunk = file.create_dataset("shrunk" + suffix, data=data, chunks=(4,), maxshape=(None,), **filters)
@@ -274,7 +289,7 @@ def members(file):
     """Groups and attributes in dense storage, and in the order of their making."""
     many = file.create_group("many")
     for number in range(20):
-        many[f"n{number:02}"] = h5py.SoftLink(f"/one")
+        many[f"n{number:02}"] = h5py.SoftLink("/one")
     file["one"] = np.uint8(1)
     ordered = file.create_group("ordered", track_order=True)
     for name in ("z", "b", "y", "a"):
