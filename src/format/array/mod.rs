@@ -734,15 +734,11 @@ pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result
     Err(Error::format(format!("`{name}` cannot be read: {why}")))
 }
 
-/// Values of the first rows of a column that is taken for times, without those that are no numbers: integers as they
-/// are, floats as [`sampled_one`] says.
-pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64) -> Result<Vec<i64>> {
-    let mut unit = TimeUnit::Microseconds;
+/// Values of the first rows of a column that is taken for times of a unit, in microseconds, without those that do not
+/// fit or are no numbers.
+pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit: TimeUnit) -> Result<Vec<i64>> {
     for part in &mut parts {
         part.rows = part.rows.min(rows);
-        if part.fields.iter().any(|field| field.cell.number.is_float()) {
-            unit = TimeUnit::Seconds;
-        }
     }
     let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
     let meaning = Meaning { time: Time { unit, offset_us: 0 }, x: pixel, y: pixel };
@@ -759,7 +755,7 @@ pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64) -> R
     Ok(found.timestamp().iter().zip(keep).filter(|(_, keep)| *keep == 1).map(|(value, _)| *value).collect())
 }
 
-/// What stands for 1 in a [`sample`].
+/// What stands for 1 in a [`sample`] of microseconds for integers, of seconds for floats.
 pub(crate) fn sampled_one(number: Number) -> i64 {
     if number.is_float() { 1_000_000 } else { 1 }
 }

@@ -146,7 +146,7 @@ fn table(
         None => 0,
     };
     let offset_us = options.time_offset_us.unwrap_or(stored_offset);
-    let pixel = |limit: Option<u16>| Pixel { parts: 1, first: camera.first_pixel, limit: limit.unwrap_or(Geometry::MAX) };
+    let pixel = |limit: Option<u16>| Pixel { parts: options.pixel_parts.unwrap_or(1).max(1), first: camera.first_pixel, limit: limit.unwrap_or(Geometry::MAX) };
     let meaning =
         Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
     let mut table = ArrayTable::new(Arc::clone(source), parts, meaning);
@@ -339,9 +339,10 @@ fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) 
 
 /// The order of a table's columns, told by their values; of its type, where they do not tell.
 fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column; 4]> {
+    let unit = if cell.number.is_float() { TimeUnit::Seconds } else { TimeUnit::Microseconds };
     let sampled = |at: usize| -> Result<Vec<i64>> {
         let wanted = [Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 }];
-        array::sample(source, parts(dataset, &wanted, &mut Problems::default())?, SAMPLE)
+        array::sample(source, parts(dataset, &wanted, &mut Problems::default())?, SAMPLE, unit)
     };
     let sampled = [sampled(0)?, sampled(1)?, sampled(2)?, sampled(3)?];
     let told = order::tell(sampled.each_ref().map(|values| order::Sample { values, one: array::sampled_one(cell.number) }));
