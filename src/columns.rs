@@ -299,6 +299,24 @@ pub(crate) struct Rows<'a> {
     pub(crate) len: usize,
 }
 
+impl Rows<'_> {
+    /// The rows of a range, as far as there are any.
+    pub(crate) fn cut(&self, range: std::ops::Range<usize>) -> Self {
+        fn cut<T>(column: &[T], range: std::ops::Range<usize>) -> &[T] {
+            column.get(range).unwrap_or_default()
+        }
+        let end = range.end.min(self.len);
+        let range = range.start.min(end)..end;
+        Self {
+            x: cut(self.x, range.clone()),
+            y: cut(self.y, range.clone()),
+            t: cut(self.t, range.clone()),
+            p: cut(self.p, range.clone()),
+            len: range.len(),
+        }
+    }
+}
+
 /// Some of the rows of a stretch, which ones a byte a row says, or all.
 pub(crate) struct Kept {
     pub(crate) rows: std::ops::Range<usize>,

@@ -126,11 +126,25 @@ class Recording:
 class Writer:
     """A recording being written; the file gets its name when it is finished."""
 
-    def __new__(cls, path: _Path, format: str, geometry: tuple[int, int], overwrite: bool) -> Self:
-        """Start a file of `format` (`evt3` or `evt2`) for a sensor of width and height `geometry`."""
+    def __new__(
+        cls,
+        path: _Path,
+        format: str,
+        geometry: tuple[int, int],
+        overwrite: bool,
+        layout: str | None = None,
+        compression: str | None = None,
+    ) -> Self:
+        """Start a file of `format` (`evt3`, `evt2` or `hdf5`) for a sensor of width and height `geometry`.
+
+        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`.
+        """
 
     def write(self, data: _ArrowStream) -> None:
         """Append events with exactly the columns and types of `evlib._scan.SCHEMA`, without null values."""
+
+    def write_triggers(self, data: _ArrowStream) -> None:
+        """Append external triggers with exactly the columns and types that `Recording.triggers` gives."""
 
     def finish(self) -> int:
         """Complete the file and return the number of events in it."""

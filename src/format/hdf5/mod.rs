@@ -20,6 +20,7 @@ pub(crate) mod filter;
 mod index;
 mod layout;
 mod meta;
+pub(crate) mod write;
 
 mod bitshuffle;
 mod blosc;
