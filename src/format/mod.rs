@@ -14,6 +14,7 @@ use crate::source::Source;
 pub(crate) mod array;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
+pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.

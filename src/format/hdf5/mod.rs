@@ -20,6 +20,8 @@ pub(crate) mod filter;
 mod index;
 mod layout;
 mod meta;
+mod packets;
+pub(crate) mod whole;
 pub(crate) mod write;
 
 mod bitshuffle;
@@ -50,8 +52,8 @@ pub(crate) fn has_signature(head: &[u8]) -> bool {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let source = Arc::new(source);
-    let meta = meta::open(Arc::clone(&source))?;
-    let meta = &*meta;
+    let shared: Arc<dyn Metadata> = Arc::from(meta::open(Arc::clone(&source))?);
+    let meta = &*shared;
     let cameras = if options.path_map.is_empty() { layout::cameras(meta) } else { vec![layout::mapped(meta, &options.path_map)?] };
     if cameras.is_empty() {
         return Err(no_events(meta));
@@ -87,6 +89,16 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         None => geometry(&source, meta, camera),
     };
     metadata.extend(storage(meta, &camera.place));
+    if let Place::Packets(path) = &camera.place {
+        if options.pixel_parts.is_some() || options.time_unit.is_some_and(|unit| unit != TimeUnit::Microseconds) {
+            return Err(Error::invalid("cAER packets have whole pixels and microseconds").hint("leave out `time_unit` and `pixel_parts`"));
+        }
+        let offset_us = options.time_offset_us.unwrap_or(0);
+        metadata.push(("time_unit".to_owned(), TimeUnit::Microseconds.name().to_owned()));
+        metadata.push(("time_offset_us".to_owned(), offset_us.to_string()));
+        let reader = packets::PacketReader::new(Arc::clone(&source), Arc::clone(&shared), meta.dataset(path)?, geometry, offset_us)?;
+        return Ok(Opened { identity, geometry, metadata, streams, reader: Arc::new(reader) });
+    }
     let table = table(&source, meta, camera, geometry, options)?;
     let Time { unit, offset_us } = table.meaning.time;
     metadata.push(("time_unit".to_owned(), unit.name().to_owned()));
@@ -129,7 +141,8 @@ fn table(
             parts(&dataset, &wanted, &mut notes)?
         }
         Place::Packets(path) => {
-            return Err(Error::new(ErrorKind::Unsupported, format!("`{path}` has cAER packets, which this version does not read")));
+            // These have a reader of their own.
+            return Err(bad_shape(&meta.dataset(path)?));
         }
     };
     let rows: Vec<u64> = parts.iter().map(|part| part.rows).collect();
