@@ -359,7 +359,7 @@ impl EventWriter {
             return Err(exists(path));
         }
         let partial = Partial::new(path)?;
-        let sink = match (encoder, options.format) {
+        let sink: Box<dyn Sink> = match (encoder, options.format) {
             (Some(encoder), _) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
             (None, Format::Npy) => Box::new(NpySink::new(partial)?),
             (None, Format::Npz) => Box::new(NpzSink::new(partial)?),
