@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
+use crate::format::numpy_write::{NpySink, NpzSink};
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::format::{Format, hdf5};
 use crate::schema::{Columns, Geometry};
@@ -311,8 +312,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`] or [`Format::Hdf5`]) of a sensor of size
-    /// `geometry`.
+    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Hdf5`], [`Format::Npy`] or
+    /// [`Format::Npz`]) of a sensor of size `geometry`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -331,15 +332,17 @@ impl EventWriter {
         let encoder: Option<Box<dyn Encoder>> = match options.format {
             Format::Evt3 => Some(Box::new(Evt3Encoder::new(geometry))),
             Format::Evt2 => Some(Box::new(Evt2Encoder::default())),
-            Format::Hdf5 => None,
+            Format::Hdf5 | Format::Npy | Format::Npz => None,
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2` or `hdf5`")
+                    .expecting("`evt3`, `evt2`, `hdf5`, `npy` or `npz`")
                     .but_found(format!("`{other}`")));
             }
         };
         if encoder.is_some() {
             check_geometry(geometry)?;
+        }
+        if options.format != Format::Hdf5 {
             let named = options.layout.map(|layout| ("layout", layout.name()));
             if let Some((what, name)) = named.or(options.compression.map(|compression| ("compression", compression.name()))) {
                 return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
@@ -356,9 +359,11 @@ impl EventWriter {
             return Err(exists(path));
         }
         let partial = Partial::new(path)?;
-        let sink = match encoder {
-            Some(encoder) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
-            None => hdf5::write::sink(path, partial, options, &date)?,
+        let sink: Box<dyn Sink> = match (encoder, options.format) {
+            (Some(encoder), _) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
+            (None, Format::Npy) => Box::new(NpySink::new(partial)?),
+            (None, Format::Npz) => Box::new(NpzSink::new(partial)?),
+            (None, _) => hdf5::write::sink(path, partial, options, &date)?,
         };
         Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN })
     }

@@ -95,7 +95,7 @@ class Recording:
 
     @property
     def format(self) -> str:
-        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
+        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
         return self._opened.format
 
     @property

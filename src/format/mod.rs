@@ -13,6 +13,8 @@ use crate::source::Source;
 
 pub(crate) mod array;
 pub(crate) mod hdf5;
+pub(crate) mod numpy;
+pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
@@ -34,11 +36,15 @@ pub enum Format {
     Dat,
     /// HDF5, in any layout of the public data sets.
     Hdf5,
+    /// An array of NumPy, or a folder of them.
+    Npy,
+    /// A zip archive of arrays of NumPy.
+    Npz,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 6] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5];
+    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -50,6 +56,8 @@ impl Format {
             Self::Evt4 => "evt4",
             Self::Dat => "dat",
             Self::Hdf5 => "hdf5",
+            Self::Npy => "npy",
+            Self::Npz => "npz",
         }
     }
 }
@@ -129,6 +137,8 @@ pub(crate) struct Opened {
 enum Family {
     Prophesee,
     Hdf5,
+    Npy,
+    Npz,
 }
 
 impl Family {
@@ -136,6 +146,10 @@ impl Family {
     fn of(head: &[u8], wanted: Option<Format>) -> Self {
         match wanted {
             Some(Format::Hdf5) => Self::Hdf5,
+            Some(Format::Npy) => Self::Npy,
+            Some(Format::Npz) => Self::Npz,
+            None if numpy::is_npy(head) => Self::Npy,
+            None if numpy::is_zip(head) => Self::Npz,
             None if hdf5::has_signature(head) => Self::Hdf5,
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
         }
@@ -148,7 +162,19 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     match Family::of(&head, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
+        Family::Npy => numpy::open_npy(source, options),
+        Family::Npz => numpy::open_npz(source, options),
     }
+}
+
+/// Identifies and opens a file, or a folder of files that are one recording.
+pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
+    if path.is_dir()
+        && let Some(opened) = numpy::open_folder(path, options)?
+    {
+        return Ok(opened);
+    }
+    open(Source::open(path)?, options)
 }
 
 /// Tells the format of a file from its first bytes.
@@ -169,7 +195,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
 /// ```
 pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
     let path = path.as_ref();
-    let opened = open(Source::open(path)?, &OpenOptions::default()).map_err(|error| error.with_path(path))?;
+    let opened = open_path(path, &OpenOptions::default()).map_err(|error| error.with_path(path))?;
     Ok(opened.identity)
 }
 
