@@ -76,7 +76,12 @@ def check(path: Path, expected: pl.DataFrame, **options) -> evlib.Recording:
 
 IN_CIRCULATION = {
     "OpenEB": np.dtype(
-        {"names": ["x", "y", "p", "t"], "formats": ["<u2", "<u2", "<i2", "<i8"], "offsets": [0, 2, 4, 8], "itemsize": 16}
+        {
+            "names": ["x", "y", "p", "t"],
+            "formats": ["<u2", "<u2", "<i2", "<i8"],
+            "offsets": [0, 2, 4, 8],
+            "itemsize": 16,
+        }
     ),
     "expelliarmus": np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1")], align=True),
     "aedat": np.dtype([("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")]),
@@ -436,7 +441,9 @@ def test_pickles_are_never_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "b.npz", events=np.array([Trap()], dtype=object), t=np.arange(3))
     dtype = np.dtype([("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "O")])
-    (tmp_path / "c.npy").write_bytes(header(f"{{'descr': {dtype.descr}, 'fortran_order': False, 'shape': (9,)}}") + bytes(999))
+    (tmp_path / "c.npy").write_bytes(
+        header(f"{{'descr': {dtype.descr}, 'fortran_order': False, 'shape': (9,)}}") + bytes(999)
+    )
     for name in ("a.npy", "b.npz", "c.npy"):
         with pytest.raises(evlib.FormatError, match="never loaded"):
             evlib.open(tmp_path / name)
