@@ -378,7 +378,11 @@ impl EventWriter {
         if events.columns() != Columns::ALL {
             return Err(Error::invalid("writing needs the columns `x`, `y`, `timestamp` and `polarity`"));
         }
-        let rows = events.rows(0, events.len());
+        self.write_rows(events.rows(0, events.len()))
+    }
+
+    /// Appends rows with all four columns.
+    pub(crate) fn write_rows(&mut self, rows: Rows<'_>) -> Result<()> {
         let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
         let first_us = self.first_us.unwrap_or(*first);
         let mut sink = self.sink.take().ok_or_else(failed)?;
@@ -391,7 +395,7 @@ impl EventWriter {
         }
         sink.write(rows)?;
         self.sink = Some(sink);
-        self.rows += events.len() as u64;
+        self.rows += rows.len as u64;
         (self.first_us, self.last_us) = (Some(first_us), *last);
         Ok(())
     }
