@@ -44,8 +44,7 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] =
-        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
+    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -150,11 +149,15 @@ impl Family {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
-            None if numpy::is_npy(head) => Self::Npy,
-            None if numpy::is_zip(head) => Self::Npz,
-            None if hdf5::has_signature(head) => Self::Hdf5,
-            None => Self::Prophesee,
+            None => Self::seen(head),
         }
+    }
+
+    /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
+    fn seen(head: &[u8]) -> Self {
+        let signatures: [(fn(&[u8]) -> bool, Self); 3] =
+            [(numpy::is_npy, Self::Npy), (numpy::is_zip, Self::Npz), (hdf5::has_signature, Self::Hdf5)];
+        signatures.into_iter().find(|(is_there, _)| is_there(head)).map_or(Self::Prophesee, |(_, family)| family)
     }
 }
 

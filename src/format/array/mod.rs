@@ -730,7 +730,7 @@ pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result
     let mut problems = Problems::default();
     let unit = 0..rows.min(table.unit());
     table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
-    let why = problems.iter().flat_map(|problem| problem.examples.first()).next().cloned().unwrap_or_default();
+    let why = problems.iter().filter_map(|problem| problem.examples.first()).next().cloned().unwrap_or_default();
     Err(Error::format(format!("`{name}` cannot be read: {why}")))
 }
 

@@ -160,7 +160,11 @@ fn table(
         None => 0,
     };
     let offset_us = options.time_offset_us.unwrap_or(stored_offset);
-    let pixel = |limit: Option<u16>| Pixel { parts: options.pixel_parts.unwrap_or(1).max(1), first: camera.first_pixel, limit: limit.unwrap_or(Geometry::MAX) };
+    let pixel = |limit: Option<u16>| Pixel {
+        parts: options.pixel_parts.unwrap_or(1).max(1),
+        first: camera.first_pixel,
+        limit: limit.unwrap_or(Geometry::MAX),
+    };
     let meaning =
         Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
     let mut table = ArrayTable::new(Arc::clone(source), parts, meaning);

@@ -35,7 +35,8 @@ fn read_from(source: &Arc<Source>, name: &str) -> Result<Whole> {
     }
     let meta = meta::open(Arc::clone(source))?;
     if meta.kind(name) != Some(Kind::Dataset) {
-        let names: Vec<_> = meta.list("/").unwrap_or_default().into_iter().take(super::LISTED).map(|entry| format!("`{}`", entry.name)).collect();
+        let names: Vec<_> =
+            meta.list("/").unwrap_or_default().into_iter().take(super::LISTED).map(|entry| format!("`{}`", entry.name)).collect();
         return Err(Error::invalid(format!("no data set `{name}`")).expecting("the path of a data set").but_found(names.join(", ")));
     }
     let dataset = meta.dataset(name)?;
@@ -99,7 +100,9 @@ fn place(chunk: &[u8], chunk_shape: &[u64], start: &[u64], shape: &[u64], elemen
         let (mut rest, mut at, mut stride) = (number as u64, start.last().copied().unwrap_or(0), shape.last().copied().unwrap_or(1));
         let mut is_inside = true;
         for dimension in (0..shape.len().saturating_sub(1)).rev() {
-            let (Some(extent), Some(length), Some(first)) = (shape.get(dimension), chunk_shape.get(dimension), start.get(dimension)) else { return };
+            let (Some(extent), Some(length), Some(first)) = (shape.get(dimension), chunk_shape.get(dimension), start.get(dimension)) else {
+                return;
+            };
             let index = first + rest % (*length).max(1);
             rest /= (*length).max(1);
             is_inside &= index < *extent;

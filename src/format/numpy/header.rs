@@ -29,13 +29,26 @@ pub(crate) struct Header {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Dtype {
     /// A number, with the unit that its type declares.
-    Number { cell: Cell, unit: Option<TimeUnit>, name: String },
-    Record { bytes: usize, fields: Vec<Field> },
-    Array { shape: Vec<usize>, base: Box<Dtype> },
+    Number {
+        cell: Cell,
+        unit: Option<TimeUnit>,
+        name: String,
+    },
+    Record {
+        bytes: usize,
+        fields: Vec<Field>,
+    },
+    Array {
+        shape: Vec<usize>,
+        base: Box<Dtype>,
+    },
     /// Python objects: pickled, never read.
     Objects,
     /// Any other type, by its name.
-    Other { bytes: usize, name: String },
+    Other {
+        bytes: usize,
+        name: String,
+    },
 }
 
 /// A field of a record.
@@ -97,7 +110,9 @@ pub(crate) fn length(start: &[u8]) -> Result<usize> {
         }
     };
     if length > LONGEST {
-        return Err(Error::format("an NPY header is too long").expecting(format!("at most {LONGEST} bytes")).but_found(format!("{length}")));
+        return Err(Error::format("an NPY header is too long")
+            .expecting(format!("at most {LONGEST} bytes"))
+            .but_found(format!("{length}")));
     }
     Ok(length)
 }
@@ -163,11 +178,11 @@ fn dtype(descr: &Value, level: usize) -> Result<Dtype> {
                     name => name.items().map(|names| names.iter().rev().filter_map(Value::text).map(str::to_owned).collect()),
                 };
                 let bytes = dtype.bytes();
-                if bytes > i32::MAX as usize {
+                if i32::try_from(bytes).is_err() {
                     return Err(bad());
                 }
                 fields.push(Field { names: names.ok_or_else(bad)?, offset, dtype });
-                offset = offset.checked_add(bytes).filter(|bytes| *bytes <= i32::MAX as usize).ok_or_else(bad)?;
+                offset = offset.checked_add(bytes).filter(|bytes| i32::try_from(*bytes).is_ok()).ok_or_else(bad)?;
             }
             // Padding is entries without a name.
             fields.retain(|field| field.names.iter().any(|name| !name.is_empty()));
@@ -192,7 +207,7 @@ fn simple(name: &str) -> Option<Dtype> {
     let (kind, size) = rest.split_at_checked(1)?;
     let (digits, unit) = size.split_once('[').map_or((size, None), |(digits, unit)| (digits, unit.strip_suffix(']')));
     let bytes: usize = if digits.is_empty() && kind == "O" { 8 } else { digits.parse().ok()? };
-    let other = |bytes: usize| (bytes <= i32::MAX as usize).then(|| Dtype::Other { bytes, name: name.to_owned() });
+    let other = |bytes: usize| i32::try_from(bytes).is_ok().then(|| Dtype::Other { bytes, name: name.to_owned() });
     match kind {
         "b" if bytes == 1 => Some(number(Number::U8, None)),
         "i" | "u" => Number::integer(bytes, kind == "i").map(|found| number(found, None)).or_else(|| other(bytes)),
@@ -333,7 +348,8 @@ impl Parser<'_> {
             self.rest = quoted.get(1..)?;
             return self.text(quote);
         }
-        let end = self.rest.find(|next: char| !(next.is_ascii_alphanumeric() || matches!(next, '+' | '-' | '.'))).unwrap_or(self.rest.len());
+        let end =
+            self.rest.find(|next: char| !(next.is_ascii_alphanumeric() || matches!(next, '+' | '-' | '.'))).unwrap_or(self.rest.len());
         let (number, rest) = self.rest.split_at(end);
         self.rest = rest;
         // Python 2 wrote `4L`.
@@ -418,11 +434,11 @@ mod tests {
     fn types() {
         let found = header("{'descr': '>f8', 'fortran_order': True, 'shape': (3, 4), }  \n").unwrap();
         assert_eq!((found.dtype.name(), found.fortran, found.shape), (">f8".to_owned(), true, vec![3, 4]));
-        let found = header("{'descr': [('x', '<u2'), ('', '|V2'), (('p', 'on'), '|b1'), ('v', '<f4', (2,))], 'fortran_order': False, 'shape': (7,)}").unwrap();
-        assert_eq!(
-            names(&found.dtype),
-            [("x <u2".to_owned(), 0), ("on/p |b1".to_owned(), 4), ("v <f4[2]".to_owned(), 5)]
-        );
+        let found = header(
+            "{'descr': [('x', '<u2'), ('', '|V2'), (('p', 'on'), '|b1'), ('v', '<f4', (2,))], 'fortran_order': False, 'shape': (7,)}",
+        )
+        .unwrap();
+        assert_eq!(names(&found.dtype), [("x <u2".to_owned(), 0), ("on/p |b1".to_owned(), 4), ("v <f4[2]".to_owned(), 5)]);
         assert_eq!(found.dtype.bytes(), 13);
         let found = header("{'descr': '<M8[ns]', 'fortran_order': False, 'shape': ()}").unwrap();
         assert!(matches!(found.dtype, Dtype::Number { unit: Some(TimeUnit::Nanoseconds), .. }));

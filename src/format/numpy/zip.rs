@@ -167,7 +167,10 @@ fn entry(bytes: &[u8], moved: u64) -> Option<(Entry, &[u8])> {
 #[derive(Debug, Clone)]
 pub(crate) enum Member {
     /// As it is, from this byte of the file on; as many bytes as are there.
-    Stored { start: u64, bytes: u64 },
+    Stored {
+        start: u64,
+        bytes: u64,
+    },
     Deflated(Arc<Deflated>),
 }
 
@@ -182,7 +185,8 @@ pub(crate) fn member(source: &Arc<Source>, entry: &Entry) -> Result<Member> {
         entry.header.checked_add(30 + names)
     });
     let start = start.filter(|start| *start <= source.len());
-    let start = start.ok_or_else(|| Error::format(format!("member `{}` is not where the zip directory says", entry.name)).at(entry.header))?;
+    let start =
+        start.ok_or_else(|| Error::format(format!("member `{}` is not where the zip directory says", entry.name)).at(entry.header))?;
     match entry.method {
         STORED => Ok(Member::Stored { start, bytes: entry.bytes.min(entry.size).min(source.len() - start) }),
         DEFLATED => {
