@@ -155,9 +155,12 @@ impl Family {
 
     /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
     fn seen(head: &[u8]) -> Self {
-        let signatures: [(fn(&[u8]) -> bool, Self); 3] =
-            [(numpy::is_npy, Self::Npy), (numpy::is_zip, Self::Npz), (hdf5::has_signature, Self::Hdf5)];
-        signatures.into_iter().find(|(is_there, _)| is_there(head)).map_or(Self::Prophesee, |(_, family)| family)
+        match head {
+            head if numpy::is_npy(head) => Self::Npy,
+            head if numpy::is_zip(head) => Self::Npz,
+            head if hdf5::has_signature(head) => Self::Hdf5,
+            _ => Self::Prophesee,
+        }
     }
 }
 

@@ -641,6 +641,10 @@ impl Table for ArrayTable {
     }
 
     fn fill(&self, rows: Range<u64>, columns: Columns, check: Columns, out: Slots<'_>) -> Result<Vec<Range<u64>>> {
+        // Bytes that are still to be made are made side by side, not one after the other by whoever comes first.
+        let lazy = self.parts.iter().filter(|part| matches!(part.storage, Storage::Lazy(..)));
+        let lazy: Vec<&Part> = lazy.filter(|part| !part.columns().and(columns.or(check)).is_empty()).collect();
+        lazy.par_iter().for_each(|part| drop(part.memory(0)));
         let mut tasks = self.tasks(&rows, columns, check, out);
         let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
         let mut rest = tasks.as_mut_slice();
@@ -730,7 +734,7 @@ pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result
     let mut problems = Problems::default();
     let unit = 0..rows.min(table.unit());
     table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
-    let why = problems.iter().filter_map(|problem| problem.examples.first()).next().cloned().unwrap_or_default();
+    let why = problems.iter().find_map(|problem| problem.examples.first()).cloned().unwrap_or_default();
     Err(Error::format(format!("`{name}` cannot be read: {why}")))
 }
 
