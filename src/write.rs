@@ -342,15 +342,15 @@ impl EventWriter {
         if encoder.is_some() {
             check_geometry(geometry)?;
         }
-        if options.format != Format::Hdf5 {
+        if options.format == Format::Hdf5 {
+            hdf5::write::check(path, options)?;
+        } else {
             let named = options.layout.map(|layout| ("layout", layout.name()));
             if let Some((what, name)) = named.or(options.compression.map(|compression| ("compression", compression.name()))) {
                 return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
                     .expecting("the format `hdf5`")
                     .but_found(format!("{what} `{name}`")));
             }
-        } else {
-            hdf5::write::check(path, options)?;
         }
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));

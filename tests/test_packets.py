@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -16,10 +16,14 @@ from test_numpy import frame, make
 import evlib
 from evlib import exceptions
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 POLARITY, SPECIAL, IMU = 1, 0, 3
 
 
-def packet(kind: int, events: np.ndarray | bytes, overflow: int = 0, size: int = 8, number: int | None = None) -> bytes:
+def packet(kind: int, events: np.ndarray | bytes, overflow: int = 0, size: int = 8, number: int | None = None):
+    """Header and body."""
     body = events if isinstance(events, bytes) else events.tobytes()
     count = len(body) // size if number is None else number
     return struct.pack("<hhiiiiii", kind, 1, size, 4, overflow, count, count, count), body

@@ -135,7 +135,9 @@ class Writer:
         layout: str | None = None,
         compression: str | None = None,
     ) -> Self:
-        """Start a file of `format` (`evt3`, `evt2`, `hdf5`, `npy` or `npz`) for a sensor of width and height `geometry`.
+        """Start a file of `format` for a sensor of width and height `geometry`.
+
+        Formats are `evt3`, `evt2`, `hdf5`, `npy` and `npz`.
 
         HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`.
         """

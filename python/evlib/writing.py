@@ -143,9 +143,9 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout, `npy` and
-        `npz`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`, which has a table of
-        rows by time), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout,
+        `npy` and `npz`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`,
+        which has a table of rows by time), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------

@@ -148,10 +148,18 @@ impl Family {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
-            None if numpy::is_npy(head) => Self::Npy,
-            None if numpy::is_zip(head) => Self::Npz,
-            None if hdf5::has_signature(head) => Self::Hdf5,
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            None => Self::seen(head),
+        }
+    }
+
+    /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
+    fn seen(head: &[u8]) -> Self {
+        match head {
+            head if numpy::is_npy(head) => Self::Npy,
+            head if numpy::is_zip(head) => Self::Npz,
+            head if hdf5::has_signature(head) => Self::Hdf5,
+            _ => Self::Prophesee,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::reader::{Ambiguous, Reader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::{Column, Geometry, TimeUnit};
 use crate::source::Source;
-use crate::table::{Table, TableReader};
+use crate::table::TableReader;
 
 use super::array::cell::{Cell, Number, Pixel, Time, Value, Values};
 use super::array::{self, ArrayTable, Field, Lazy, Meaning, Part, Storage, names, order};
@@ -80,7 +80,7 @@ enum Place {
 /// How the rows of an array lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rows {
-    rows: u64,
+    count: u64,
     /// Values of a row.
     width: u64,
     /// Whether all first values come first, then all second ones.
@@ -95,7 +95,7 @@ impl Array {
     /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round.
     fn rows(&self) -> Option<Rows> {
         let Ok(Header { shape, fortran, .. }) = &self.header else { return None };
-        let rows = |rows: u64, width: u64, planar: bool| Some(Rows { rows, width, planar: planar && width > 1 });
+        let rows = |count: u64, width: u64, planar: bool| Some(Rows { count, width, planar: planar && width > 1 });
         let extents: Vec<u64> = match shape.as_slice() {
             [_, 2..=4] => shape.clone(),
             shape => shape.iter().copied().filter(|extent| *extent != 1).collect(),
@@ -272,10 +272,10 @@ pub(crate) fn open_npy(source: Source, options: &OpenOptions) -> Result<Opened> 
         let folder = path.parent().unwrap_or(Path::new("."));
         let beside = |name: &str| split_name(name).is_some_and(|(prefix, _)| prefix == own);
         if let Some(folder) = folder_arrays(folder, &path, beside)? {
-            return open(folder, Format::Npy, reasons, options);
+            return open(&folder, Format::Npy, reasons, options);
         }
     }
-    open(arrays, Format::Npy, reasons, options)
+    open(&arrays, Format::Npy, reasons, options)
 }
 
 fn stem(path: &Path) -> String {
@@ -290,7 +290,7 @@ pub(crate) fn open_folder(folder: &Path, options: &OpenOptions) -> Result<Option
     let wanted = |name: &str| split_name(name).is_some() || name.to_ascii_lowercase().contains("event");
     let Some(arrays) = folder_arrays(folder, folder, wanted)? else { return Ok(None) };
     let count = arrays.list.len();
-    open(arrays, Format::Npy, vec![format!("a folder of {count} NPY files with columns of events")], options).map(Some)
+    open(&arrays, Format::Npy, vec![format!("a folder of {count} NPY files with columns of events")], options).map(Some)
 }
 
 /// The arrays of a folder whose names are wanted.
@@ -323,7 +323,7 @@ fn folder_arrays(folder: &Path, path: &Path, wanted: impl Fn(&str) -> bool) -> R
         let is_npy = len >= 6 && source.read_exact_at(&mut magic, *start).is_ok() && is_npy(&magic);
         list.push(if is_npy { plain(&source, stem(file), *start, len) } else { bare(stem(file), *start, len) });
     }
-    // event_utils writes width and height beside the columns.
+    // `event_utils` writes width and height beside the columns.
     let geometry = std::fs::read(folder.join("metadata.json")).ok().filter(|text| text.len() < 1 << 20).and_then(|text| {
         let value = header::literal(std::str::from_utf8(&text).ok()?)?;
         let [height, width, ..] = value.get("sensor_resolution")?.items()? else { return None };
@@ -332,7 +332,7 @@ fn folder_arrays(folder: &Path, path: &Path, wanted: impl Fn(&str) -> bool) -> R
     Ok(Some(Arrays { source: Arc::new(source), list, others: Vec::new(), geometry }))
 }
 
-/// A column without a header, as event_utils writes them: t f8 in seconds, xy i2, p u1.
+/// A column without a header, as `event_utils` writes them: t f8 in seconds, xy i2, p u1.
 fn bare(name: String, start: u64, len: u64) -> Array {
     let number = match role(&name) {
         Some(Role::One(Column::Timestamp)) => Some((Number::F64, "f8", 1)),
@@ -382,11 +382,11 @@ pub(crate) fn open_npz(source: Source, options: &OpenOptions) -> Result<Opened> 
     }
     let mut arrays = Arrays { source, list, others, geometry: None };
     arrays.geometry = arrays.size_members();
-    open(arrays, Format::Npz, vec!["zip archive with arrays of NumPy".to_owned()], options)
+    open(&arrays, Format::Npz, vec!["zip archive with arrays of NumPy".to_owned()], options)
 }
 
 /// Opens the events among some arrays.
-fn open(arrays: Arrays, format: Format, mut reasons: Vec<String>, options: &OpenOptions) -> Result<Opened> {
+fn open(arrays: &Arrays, format: Format, mut reasons: Vec<String>, options: &OpenOptions) -> Result<Opened> {
     let cameras = if options.path_map.is_empty() { arrays.cameras() } else { vec![arrays.mapped(&options.path_map)?] };
     if cameras.is_empty() {
         return Err(arrays.no_events(format));
@@ -606,10 +606,14 @@ impl Arrays {
 
     /// An array, a field of its records or a column of it; of a single array the name may be left out.
     fn pick(&self, path: &str, column: Column) -> Option<Pick> {
-        if let Some(array) = self.named(path) {
+        // A file of records may have the name of one of its fields.
+        let whole = self.named(path).and_then(|array| {
             let found = self.list.get(array)?;
             let (cell, unit) = found.numbers().filter(|_| found.rows().is_some_and(|rows| rows.width == 1))?;
-            return Some(Pick { array, column, cell, unit, offset: 0, at: 0 });
+            Some(Pick { array, column, cell, unit, offset: 0, at: 0 })
+        });
+        if whole.is_some() {
+            return whole;
         }
         let (array, part) = match path.rsplit_once('/') {
             Some((array, part)) => (self.named(array)?, part),
@@ -634,7 +638,7 @@ impl Arrays {
 
     /// Rows of a stream, as its arrays claim.
     fn count(&self, found: &Found) -> Option<u64> {
-        let rows = members(found).into_iter().filter_map(|at| Some(self.list.get(at)?.rows()?.rows));
+        let rows = members(found).into_iter().filter_map(|at| Some(self.list.get(at)?.rows()?.count));
         match found {
             Found::Merged(..) => rows.reduce(u64::saturating_add),
             _ => rows.min(),
@@ -659,12 +663,12 @@ impl Arrays {
             return Err(bad_shape(array));
         }
         // Fits, as the header was checked.
-        let plane = rows.rows * item;
+        let plane = rows.count * item;
         let width = if rows.planar { 1 } else { rows.width };
         let row_bytes = element * width as usize;
-        let mut least = rows.rows;
+        let mut least = rows.count;
         let mut part = |fields: Vec<Field>, start: u64| {
-            let stored = (array.stored.saturating_sub(start) / row_bytes as u64).min(rows.rows);
+            let stored = (array.stored.saturating_sub(start) / row_bytes as u64).min(rows.count);
             least = least.min(stored);
             let storage = match &array.place {
                 Place::Plain(data) => Storage::Plain(data + start),
@@ -681,8 +685,8 @@ impl Arrays {
         } else {
             vec![part(picks.iter().map(|pick| field(pick, pick.at)).collect(), 0)]
         };
-        notes.add(ProblemCode::Unreadable, rows.rows - least, 0, 0, || {
-            format!("`{}` has {} rows by its header, but only {least} are there", array.name, rows.rows)
+        notes.add(ProblemCode::Unreadable, rows.count - least, 0, 0, || {
+            format!("`{}` has {} rows by its header, but only {least} are there", array.name, rows.count)
         });
         Ok(parts)
     }
@@ -792,13 +796,12 @@ impl Arrays {
         }
         let mut table = ArrayTable::new(Arc::clone(&self.source), parts, meaning);
         table.notes = notes;
-        debug_assert!(table.unit() > 0, "units have rows");
         Ok((table, about))
     }
 
     /// Unit of floating-point times: whole numbers are microseconds, others seconds.
     fn float_unit(&self, time: Pick) -> Result<TimeUnit> {
-        let rows = self.array(time.array)?.rows().map_or(0, |rows| rows.rows);
+        let rows = self.array(time.array)?.rows().map_or(0, |rows| rows.count);
         let mut sample = self.sample(time, SAMPLE, TimeUnit::Seconds)?;
         if sample.is_empty() && rows > 0 {
             // Seconds of which a million do not fit would be 292 000 years.

@@ -632,6 +632,10 @@ impl Table for ArrayTable {
     }
 
     fn fill(&self, rows: Range<u64>, columns: Columns, check: Columns, out: Slots<'_>) -> Result<Vec<Range<u64>>> {
+        // Bytes that are still to be made are made side by side, not one after the other by whoever comes first.
+        let lazy = self.parts.iter().filter(|part| matches!(part.storage, Storage::Lazy(..)));
+        let lazy: Vec<&Part> = lazy.filter(|part| !part.columns().and(columns.or(check)).is_empty()).collect();
+        lazy.par_iter().for_each(|part| drop(part.memory(0)));
         let mut tasks = self.tasks(&rows, columns, check, out);
         let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
         let mut rest = tasks.as_mut_slice();

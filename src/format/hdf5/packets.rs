@@ -216,7 +216,7 @@ impl Place {
         }
         let limit = |size: Option<u16>| size.unwrap_or(Geometry::MAX);
         let limits = (limit(geometry.map(Geometry::width)), limit(geometry.map(Geometry::height)));
-        Ok(Packets { place: self, packets, events, limits, time_offset_us, notes })
+        Ok(Packets { place: self, list: packets, events, limits, time_offset_us, notes })
     }
 }
 
@@ -228,7 +228,7 @@ fn length(reference: &[u8]) -> u32 {
 /// The table of polarity events.
 struct Packets {
     place: Place,
-    packets: Vec<Packet>,
+    list: Vec<Packet>,
     events: u64,
     limits: (u16, u16),
     time_offset_us: i64,
@@ -248,8 +248,8 @@ struct Event {
 impl Packets {
     /// The numbers of the packets that have some of `rows`.
     fn touched(&self, rows: &Range<u64>) -> Range<usize> {
-        let start = self.packets.partition_point(|packet| packet.first + u64::from(packet.events) <= rows.start);
-        let end = self.packets.partition_point(|packet| packet.first < rows.end);
+        let start = self.list.partition_point(|packet| packet.first + u64::from(packet.events) <= rows.start);
+        let end = self.list.partition_point(|packet| packet.first < rows.end);
         start..end.max(start)
     }
 
@@ -287,7 +287,7 @@ impl Table for Packets {
     }
 
     fn fill(&self, rows: Range<u64>, _: Columns, _: Columns, mut out: Slots<'_>) -> Result<Vec<Range<u64>>> {
-        let packets = self.packets.get(self.touched(&rows)).unwrap_or_default();
+        let packets = self.list.get(self.touched(&rows)).unwrap_or_default();
         let tasks: Vec<_> = packets
             .iter()
             .map(|packet| {
@@ -330,7 +330,7 @@ impl Table for Packets {
     }
 
     fn judge(&self, rows: Range<u64>, keep: &mut [u8], problems: &mut Problems) -> Result<()> {
-        for packet in self.packets.get(self.touched(&rows)).unwrap_or_default() {
+        for packet in self.list.get(self.touched(&rows)).unwrap_or_default() {
             let (part, bytes) = Self::part(packet, &rows);
             let place = (part.start - rows.start) as usize..(part.end - rows.start) as usize;
             let keep = keep.get_mut(place).unwrap_or_default();

@@ -45,10 +45,11 @@ fn read_from(source: &Arc<Source>, name: &str) -> Result<Whole> {
     let dtype = format!("{order}{}", cell.number.name());
     let element = cell.number.bytes();
     let bytes = dataset.elements().saturating_mul(element as u64);
-    if bytes > LARGEST {
+    let chunk = if let Storage::Chunked(chunks) = &dataset.storage { u64::from(chunks.decoded) } else { 0 };
+    if bytes.max(chunk) > LARGEST {
         return Err(Error::new(ErrorKind::Unsupported, format!("data set `{name}` is too large to be read whole"))
             .expecting(format!("at most {LARGEST} bytes"))
-            .but_found(format!("{bytes}")));
+            .but_found(format!("{}", bytes.max(chunk))));
     }
     let fill = dataset.fill.as_deref().filter(|fill| fill.len() == element).map_or_else(|| vec![0; element], <[u8]>::to_vec);
     let mut out: Vec<u8> = fill.repeat(dataset.elements() as usize);

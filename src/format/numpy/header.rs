@@ -178,7 +178,7 @@ fn dtype(descr: &Value, level: usize) -> Result<Dtype> {
                     name => name.items().map(|names| names.iter().rev().filter_map(Value::text).map(str::to_owned).collect()),
                 };
                 let bytes = dtype.bytes();
-                if bytes > i32::MAX as usize {
+                if i32::try_from(bytes).is_err() {
                     return Err(bad());
                 }
                 fields.push(Field { names: names.ok_or_else(bad)?, offset, dtype });
