@@ -270,7 +270,7 @@ fn identify(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, &'static s
 /// The numbers of a small HDF5 data set: bytes, shape, type.
 #[pyfunction]
 fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(Bound<'py, PyBytes>, Vec<u64>, String)> {
-    let found = errors::run(py, || crate::format::hdf5::whole::read(&path, dataset))?;
+    let found = errors::run(py, || crate::format::hdf5::whole::read(path, dataset))?;
     Ok((PyBytes::new(py, &found.bytes), found.shape, found.dtype))
 }
 

@@ -147,8 +147,7 @@ def as_text(facts: dict[str, Any]) -> str:
     lines += [("stored", f"{name}: {value}") for name, value in facts["metadata"].items() if name.startswith("/")]
     lines += [("camera", _stream(row)) for row in streams.get("cameras", [])]
     if "events" in streams:
-        lines += _event_lines(streams["events"])
-        lines.append(("triggers", f"{streams['triggers']['count']:,}"))
+        lines += _event_lines(streams["events"], streams["triggers"]["count"])
         problems = [f"{row['code']} {row['count']:,} {row['unit']} ({row['severity']})" for row in facts["problems"]]
         lines.append(("problems", ", ".join(problems) or "none"))
     lines += [("beside", _stream(row)) for row in streams["others"]]
@@ -160,8 +159,8 @@ def _stream(row: dict[str, Any]) -> str:
     return f"{row['name']} ({row['detail']}{rows})"
 
 
-def _event_lines(events: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = [("events", f"{events['count']:,}")]
+def _event_lines(events: dict[str, Any], triggers: int) -> list[tuple[str, str]]:
+    lines = [("events", f"{events['count']:,}"), ("triggers", f"{triggers:,}")]
     if events["duration_us"] is not None:
         first, last, duration = (events[name] / 1e6 for name in ("first_us", "last_us", "duration_us"))
         lines.append(("duration", f"{duration:.6f} s ({first:.6f} s to {last:.6f} s)"))

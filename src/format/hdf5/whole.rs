@@ -25,7 +25,8 @@ pub(crate) struct Whole {
 /// # Errors
 /// `InvalidArgument` if there is no such data set, `Unsupported` if it is too large or has no numbers.
 #[cfg_attr(not(feature = "python"), expect(dead_code, reason = "for the Python module"))]
-pub(crate) fn read(path: &Path, dataset: &str) -> Result<Whole> {
+pub(crate) fn read(path: impl AsRef<Path>, dataset: &str) -> Result<Whole> {
+    let path = path.as_ref();
     read_from(&Arc::new(Source::open(path)?), dataset).map_err(|error| error.with_path(path))
 }
 
