@@ -124,10 +124,10 @@ fn a_saved_index_is_used_and_a_stale_one_reported() {
 fn errors_say_whose_fault_it_is() {
     let path = Temporary::new("errors.raw");
     assert_eq!(Recording::open(&path.0).unwrap_err().kind(), ErrorKind::Io);
-    std::fs::write(&path.0, b"\x89HDF\r\n\x1a\n and more").unwrap();
+    std::fs::write(&path.0, b"\x89PNG\r\n\x1a\n and more").unwrap();
     let error = Recording::open(&path.0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Format);
-    assert!(error.to_string().contains("HDF5"), "{error}");
+    assert!(error.to_string().contains("PNG"), "{error}");
     assert_eq!(error.path(), Some(path.0.as_path()));
     let writer = EventWriter::create(&path.0, Format::Evt3, Geometry::new(640, 480).unwrap(), false);
     assert_eq!(writer.err().unwrap().kind(), ErrorKind::Io);
@@ -136,7 +136,7 @@ fn errors_say_whose_fault_it_is() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(error.to_string().contains("row 1"), "{error}");
     drop(writer);
-    assert!(std::fs::read(&path.0).unwrap().starts_with(b"\x89HDF"), "a writer that is dropped leaves the old file");
+    assert!(std::fs::read(&path.0).unwrap().starts_with(b"\x89PNG"), "a writer that is dropped leaves the old file");
 }
 
 #[test]
