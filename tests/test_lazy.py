@@ -438,7 +438,7 @@ def test_pipe_is_refused_and_does_not_hang(function, tmp_path):
     ("content", "found"),
     [
         (b"", "an empty file"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "a PNG picture"),
         (b"#!AER-DAT4.0\r\n" + bytes(100), "AEDAT"),
         (b"t x y p\n0.1 3 4 1\n" * 100, "text that starts with"),
         (bytes(5000), "zero bytes"),
