@@ -45,6 +45,7 @@ mod recording;
 mod scan;
 mod schema;
 mod selection;
+mod side;
 mod simd;
 mod source;
 mod table;
@@ -61,7 +62,8 @@ pub use problem::{Problem, ProblemCode, Problems, Severity};
 pub use recording::{Batches, OpenOptions, Recording, Stream, StreamKind};
 pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeUnit};
 pub use selection::Selection;
-pub use write::EventWriter;
+pub use side::{SideStream, frame_schema, imu_schema};
+pub use write::{Compression, EventWriter};
 
 /// Writes the small recording that the examples of this documentation read: 1000 events in 100 ms.
 ///

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use rayon::ThreadPool;
 
 use crate::columns::{EventColumns, TriggerColumns};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index;
 use crate::problem::{ProblemCode, Problems};
 use crate::scan::{self, Scan, Segmented};
 use crate::selection::Selection;
+use crate::side::SideStream;
 use crate::source::Source;
 
 /// What a format gives a [`Recording`].
@@ -23,6 +24,22 @@ pub(crate) trait Reader: Send + Sync {
     fn problems(&self, pool: &ThreadPool) -> Result<Problems>;
     fn is_indexed(&self) -> bool;
     fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf>;
+
+    /// The stream beside the events that has this name.
+    fn side(self: Arc<Self>, name: &str, _pool: Arc<ThreadPool>) -> Result<SideStream> {
+        Err(no_side_stream(name, &[]))
+    }
+}
+
+/// There is no side stream `name`; there are `names`.
+pub(crate) fn no_side_stream(name: &str, names: &[&str]) -> Error {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let expected = if names.is_empty() {
+        "none: this recording has only events and triggers".to_owned()
+    } else {
+        format!("one of {}", names.join(", "))
+    };
+    Error::invalid("no such stream beside the events").expecting(expected).but_found(format!("`{name}`"))
 }
 
 /// A stream of batches of one recording.
@@ -41,6 +58,10 @@ pub(crate) struct SegmentReader<F: Segmented> {
 impl<F: Segmented> SegmentReader<F> {
     pub(crate) fn new(source: Source, format: F) -> Self {
         Self { scan: Scan::new(source, format), stale: Mutex::new(None), looked: Once::new() }
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.scan.source
     }
 
     /// Takes the index saved beside the file, if there is one that fits.

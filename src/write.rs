@@ -1,19 +1,44 @@
 //! Writing recordings: checked rows in, a whole file or none out.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::columns::EventColumns;
 use crate::error::{Error, Result};
 use crate::format::Format;
+use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::schema::{Columns, Geometry};
 use crate::source::create_partial;
 
 /// Bytes encoded before they are written.
 const CHUNK: usize = 1 << 20;
+
+/// How the packets or chunks of a recording are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4.
+    Lz4,
+}
+
+impl Compression {
+    /// The compression of that name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for any other name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "none" => Ok(Self::None),
+            "lz4" => Ok(Self::Lz4),
+            _ => Err(Error::invalid("unknown compression").expecting("`none` or `lz4`").but_found(format!("`{name}`"))),
+        }
+    }
+}
 
 /// Writes events to a new recording, batch by batch.
 ///
@@ -46,20 +71,44 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`] or [`Format::Evt2`]) of a sensor of size `geometry`.
+    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`] or [`Format::Aedat4`], with LZ4) of a sensor
+    /// of size `geometry`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
     /// or is there already and `overwrite` is false.
     pub fn create(path: impl AsRef<Path>, format: Format, geometry: Geometry, overwrite: bool) -> Result<Self> {
+        Self::create_compressed(path, format, geometry, overwrite, None)
+    }
+
+    /// As [`EventWriter::create`], with this compression instead of the format's usual one.
+    ///
+    /// # Errors
+    /// As [`EventWriter::create`]; `InvalidArgument` for a compression that the format does not have.
+    pub fn create_compressed(
+        path: impl AsRef<Path>,
+        format: Format,
+        geometry: Geometry,
+        overwrite: bool,
+        compression: Option<Compression>,
+    ) -> Result<Self> {
         let path = path.as_ref();
-        check_geometry(geometry)?;
+        if format != Format::Aedat4 && compression.is_some_and(|compression| compression != Compression::None) {
+            return Err(Error::invalid("this format is not compressed").expecting("`aedat4`").but_found(format!("`{format}`")));
+        }
         let encoder: Box<dyn Encoder> = match format {
-            Format::Evt3 => Box::new(Evt3Encoder::new(geometry)),
-            Format::Evt2 => Box::new(Evt2Encoder::default()),
+            Format::Evt3 => {
+                check_geometry(geometry)?;
+                Box::new(Evt3Encoder::new(geometry))
+            }
+            Format::Evt2 => {
+                check_geometry(geometry)?;
+                Box::new(Evt2Encoder::default())
+            }
+            Format::Aedat4 => Box::new(Aedat4Encoder::new(geometry, compression.unwrap_or(Compression::Lz4))),
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3` or `evt2`")
+                    .expecting("`evt3`, `evt2` or `aedat4`")
                     .but_found(format!("`{other}`")));
             }
         };
@@ -71,8 +120,9 @@ impl EventWriter {
         }
         let (file, partial) = create_partial(path).map_err(|error| Error::io(error, path))?;
         let header = encoder.header(geometry, &date(SystemTime::now()));
+        let last_us = encoder.start_of_time();
         let mut writer =
-            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us: 0 };
+            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us };
         writer.flush()?;
         Ok(writer)
     }
@@ -107,10 +157,10 @@ impl EventWriter {
 
     fn check(&self, x: &[i16], y: &[i16], t: &[i64], p: &[i8]) -> Result<()> {
         let (width, height) = (self.geometry.width(), self.geometry.height());
-        let end = self.encoder.end_of_time();
+        let times = self.encoder.start_of_time()..self.encoder.end_of_time();
         let mut last = self.last_us;
         for (row, (((x, y), t), p)) in x.iter().zip(y).zip(t).zip(p).enumerate() {
-            let fits = (0..end).contains(t) && *t >= last && x.cast_unsigned() < width && y.cast_unsigned() < height && matches!(p, 1 | -1);
+            let fits = times.contains(t) && *t >= last && x.cast_unsigned() < width && y.cast_unsigned() < height && matches!(p, 1 | -1);
             if !fits {
                 return Err(self.refuse(self.rows + row as u64, *x, *y, *t, *p, last));
             }
@@ -120,10 +170,10 @@ impl EventWriter {
     }
 
     fn refuse(&self, row: u64, x: i16, y: i16, t: i64, p: i8, last: i64) -> Error {
-        let end = self.encoder.end_of_time();
+        let (start, end) = (self.encoder.start_of_time(), self.encoder.end_of_time());
         let error = Error::invalid(format!("the recording cannot hold row {row}"));
-        if t < 0 {
-            error.expecting("a time of at least 0 us").but_found(format!("{t} us")).hint("subtract the first time")
+        if t < start {
+            error.expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")).hint("subtract the first time")
         } else if t < last {
             error.expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us")).hint("sort by `timestamp`")
         } else if t >= end {
@@ -148,7 +198,12 @@ impl EventWriter {
     /// # Errors
     /// `Io`, also if another file has taken the name meanwhile and `overwrite` is false.
     pub fn finish(mut self) -> Result<u64> {
+        let patch = self.encoder.finish(&mut self.buffer);
         self.flush()?;
+        if let (Some((offset, bytes)), Some(file)) = (patch, &mut self.file) {
+            let patched = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&bytes));
+            patched.map_err(|error| Error::io(error, &self.path))?;
+        }
         drop(self.file.take());
         if !self.overwrite && self.path.exists() {
             return Err(Error::io(std::io::ErrorKind::AlreadyExists.into(), &self.path));

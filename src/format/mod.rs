@@ -11,6 +11,7 @@ use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
 
+pub(crate) mod aedat;
 mod hdf5;
 pub(crate) mod prophesee;
 
@@ -31,11 +32,20 @@ pub enum Format {
     Evt4,
     /// Prophesee DAT, version 1 or 2.
     Dat,
+    /// AEDAT 1.0, of jAER.
+    Aedat1,
+    /// AEDAT 2.0, of jAER.
+    Aedat2,
+    /// AEDAT 3.0 and 3.1, of cAER.
+    Aedat3,
+    /// AEDAT 4.0, of DV.
+    Aedat4,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 5] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat];
+    pub const ALL: [Self; 9] =
+        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Aedat1, Self::Aedat2, Self::Aedat3, Self::Aedat4];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -46,6 +56,10 @@ impl Format {
             Self::Evt3 => "evt3",
             Self::Evt4 => "evt4",
             Self::Dat => "dat",
+            Self::Aedat1 => "aedat1",
+            Self::Aedat2 => "aedat2",
+            Self::Aedat3 => "aedat3",
+            Self::Aedat4 => "aedat4",
         }
     }
 }
@@ -66,6 +80,10 @@ impl FromStr for Format {
             "evt20" => "evt2",
             "evt30" => "evt3",
             "evt40" => "evt4",
+            "aedat10" => "aedat1",
+            "aedat20" => "aedat2",
+            "aedat30" | "aedat31" => "aedat3",
+            "aedat40" => "aedat4",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -124,13 +142,17 @@ pub(crate) struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Prophesee,
+    Aedat,
 }
 
 impl Family {
     /// The family that the caller's format or the first bytes name.
-    fn of(_head: &[u8], wanted: Option<Format>) -> Self {
+    fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
         match wanted {
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
+            None if aedat::names(head, source) => Self::Aedat,
+            None => Self::Prophesee,
         }
     }
 }
@@ -138,8 +160,9 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, options.format) {
+    match Family::of(&head, &source, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
+        Family::Aedat => aedat::open(source, &head, options),
     }
 }
 
@@ -169,7 +192,6 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
 pub(crate) fn looks_like(head: &[u8]) -> String {
     const MAGICS: &[(&[u8], &str)] = &[
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"#!AER-DAT", "an AEDAT file"),
         (b"Event Stream", "an Event Stream file"),
         (b"#ROSBAG", "a ROS 1 bag"),
         (b"\x89MCAP", "an MCAP file"),

@@ -200,13 +200,7 @@ impl<'a> Frame<'a> {
 }
 
 /// Appends `bytes` as a chunk of Zstandard streams, one for each block of 32 KiB, byte-shuffled.
-pub(super) fn encode_zstd(
-    encoder: &mut Encoder,
-    bytes: &[u8],
-    element: usize,
-    level: i32,
-    out: &mut Vec<u8>,
-) -> Result<(), FilterError> {
+pub(super) fn encode_zstd(encoder: &mut Encoder, bytes: &[u8], element: usize, level: i32, out: &mut Vec<u8>) -> Result<(), FilterError> {
     // What Blosc does with elements whose size does not fit its header.
     let element_byte = u8::try_from(element.max(1)).unwrap_or(1);
     let element = usize::from(element_byte);

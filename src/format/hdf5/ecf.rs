@@ -526,9 +526,7 @@ mod tests {
             t.extend(vec![time; run]);
         }
         let events = |bits: usize, packed: &[u8]| -> Vec<usize> {
-            let word = |at: usize| {
-                (0..bits / 6).map(|byte| usize::from(packed[at * (bits / 6) + byte]) << (8 * byte)).sum::<usize>()
-            };
+            let word = |at: usize| (0..bits / 6).map(|byte| usize::from(packed[at * (bits / 6) + byte]) << (8 * byte)).sum::<usize>();
             let third = bits / 3;
             let low = |value: usize, bits: usize| value & ((1 << bits) - 1);
             (0..packed.len() / (bits / 2))
@@ -585,8 +583,7 @@ mod tests {
 
     const ALL_PACKED: &[u8] = b"\x06\0\0\0\x04\0\0\0\0\0\0\0\x01\x00\x02\x20\0\0\0\0\0\0\0\0\0";
     const XP_PACKED: &[u8] = b"\x11\0\0\0\x10\x27\0\0\0\0\0\0\x04\xE4\x02\x15\x00\x29\x01\x3D\x00";
-    const MASKED: &[u8] =
-        b"\x18\0\0\0\x32\0\0\0\0\0\0\0\x03\xE1\xFF\x01\xFC\xF2\xF1\x01\xE4\0\x02\x01\x94\x0C\0\x32\x10\x32\x82\x02\x82";
+    const MASKED: &[u8] = b"\x18\0\0\0\x32\0\0\0\0\0\0\0\x03\xE1\xFF\x01\xFC\xF2\xF1\x01\xE4\0\x02\x01\x94\x0C\0\x32\x10\x32\x82\x02\x82";
 
     #[test]
     fn known_chunks() {
@@ -638,7 +635,9 @@ mod tests {
             assert_eq!(decoded(&encoded(&events), run).unwrap(), events);
         }
         let mut out = Vec::new();
-        for (x, t) in [(vec![0; 65536], vec![0; 65536]), (vec![-1], vec![0]), (vec![2048], vec![0]), (vec![0; 2], vec![1, 0]), (vec![0], vec![])] {
+        for (x, t) in
+            [(vec![0; 65536], vec![0; 65536]), (vec![-1], vec![0]), (vec![2048], vec![0]), (vec![0; 2], vec![1, 0]), (vec![0], vec![])]
+        {
             let error = encode(&x, &vec![0; t.len()], &t, &vec![1; t.len()], &mut out).unwrap_err();
             assert_eq!((error.kind, out.len()), (FilterErrorKind::Invalid, 0));
         }
@@ -655,7 +654,13 @@ mod tests {
                     y = if random % ys == 0 { (random >> 8 & 2047) as i16 } else { y };
                     x = if random / 32 % xs == 0 { (random >> 16 & 2047) as i16 } else { (x + (random >> 20 & 3) as i16) & 2047 };
                     p = if random / 7 % ps == 0 { 1 - p } else { p };
-                    t += if step < 30 { 0 } else if step < 39 { step - 29 } else { far };
+                    t += if step < 30 {
+                        0
+                    } else if step < 39 {
+                        step - 29
+                    } else {
+                        far
+                    };
                     (x, y, p, t)
                 })
                 .collect()

@@ -130,7 +130,8 @@ impl FilterError {
 
     /// A filter that is not decoded.
     fn unknown(filter: &Filter) -> Self {
-        let found = filter.name.as_deref().map_or_else(|| format!("filter {}", filter.id), |name| format!("filter {}, `{name}`", filter.id));
+        let found =
+            filter.name.as_deref().map_or_else(|| format!("filter {}", filter.id), |name| format!("filter {}, `{name}`", filter.id));
         let mut error = Self::unsupported(filter.id, "a filter that this library decodes", found);
         error.name.clone_from(&filter.name);
         error
@@ -161,7 +162,9 @@ impl fmt::Display for FilterError {
 impl From<FilterError> for Error {
     fn from(error: FilterError) -> Self {
         let (kind, hint) = match error.kind {
-            FilterErrorKind::Unsupported => (ErrorKind::Unsupported, Some("write the file again with a filter of the common kind: `h5repack -f GZIP=4`")),
+            FilterErrorKind::Unsupported => {
+                (ErrorKind::Unsupported, Some("write the file again with a filter of the common kind: `h5repack -f GZIP=4`"))
+            }
             FilterErrorKind::Corrupt => (ErrorKind::Format, None),
             FilterErrorKind::Invalid => (ErrorKind::InvalidArgument, None),
         };
@@ -497,8 +500,8 @@ impl Encoder {
         let planes = &mut self.planes[..bytes.len()];
         shuffle::shuffle(element, bytes, planes);
         if self.zlib.as_ref().is_none_or(|(made, _)| *made != level) {
-            let level_of = CompressionLvl::new(level)
-                .map_err(|_| FilterError::invalid(DEFLATE, "a level of 0 to 12", format!("{level}")))?;
+            let level_of =
+                CompressionLvl::new(level).map_err(|_| FilterError::invalid(DEFLATE, "a level of 0 to 12", format!("{level}")))?;
             self.zlib = Some((level, Compressor::new(level_of)));
         }
         let Some((_, zlib)) = &mut self.zlib else { return Ok(()) };
@@ -518,7 +521,9 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOSC, Chunk, DEFLATE, Decoder, ECF, Encoder, FLETCHER32, Filter, FilterError, FilterErrorKind, SHUFFLE, ZSTD, fletcher32};
+    use super::{
+        BLOSC, Chunk, DEFLATE, Decoder, ECF, Encoder, FLETCHER32, Filter, FilterError, FilterErrorKind, SHUFFLE, ZSTD, fletcher32,
+    };
     use crate::error::{Error, ErrorKind};
     use proptest::prelude::*;
 
@@ -540,7 +545,9 @@ mod tests {
         let raw = [1, 2, 3, 4, 5];
         let mut seen = None;
         let chunk = Chunk { raw: &raw, mask: 1, size: 4, element: 2 };
-        Decoder::default().decode(&[filter(ZSTD, &[])], chunk, 0..4, &mut |at, bytes| seen = Some((at, bytes.as_ptr(), bytes.len()))).unwrap();
+        Decoder::default()
+            .decode(&[filter(ZSTD, &[])], chunk, 0..4, &mut |at, bytes| seen = Some((at, bytes.as_ptr(), bytes.len())))
+            .unwrap();
         assert_eq!(seen, Some((0, raw.as_ptr(), 4)));
         let error = decode(&[], Chunk { size: 6, ..chunk }).unwrap_err();
         assert_eq!(error.to_string(), "a chunk with HDF5 filter 0 (none) does not decode: expected 6 bytes, found 5");
