@@ -1,4 +1,5 @@
-//! `Reader`: what a format gives a recording; the reader of files that are cut into segments.
+//! `Reader`: what a format gives a recording; the reader of files that are cut into segments, and that of files whose
+//! stream of events has still to be chosen.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -133,5 +134,66 @@ struct SegmentBatches<F: Segmented> {
 impl<F: Segmented> BatchStream for SegmentBatches<F> {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
         self.batches.next(&self.reader.scan, rows, pool)
+    }
+}
+
+/// The reader of a file with several streams of events, of which none was chosen.
+pub(crate) struct Ambiguous {
+    names: Vec<String>,
+}
+
+impl Ambiguous {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self { names }
+    }
+
+    fn refuse<T>(&self) -> Result<T> {
+        let names: Vec<_> = self.names.iter().take(24).map(|name| format!("`{name}`")).collect();
+        Err(Error::invalid(format!("the file has {} streams of events: choose one with `stream`", self.names.len()))
+            .expecting(format!("one of {}", names.join(", ")))
+            .but_found("none chosen"))
+    }
+}
+
+impl Reader for Ambiguous {
+    fn read(&self, _: &Selection, _: &ThreadPool) -> Result<EventColumns> {
+        self.refuse()
+    }
+
+    fn batches(self: Arc<Self>, _: &Selection) -> Box<dyn BatchStream> {
+        Box::new(Refusal(self))
+    }
+
+    fn triggers(&self, _: &ThreadPool) -> Result<TriggerColumns> {
+        self.refuse()
+    }
+
+    fn counts(&self, _: &ThreadPool) -> Result<(u64, u64)> {
+        self.refuse()
+    }
+
+    fn time_range(&self, _: &ThreadPool) -> Result<Option<(i64, i64)>> {
+        self.refuse()
+    }
+
+    fn problems(&self, _: &ThreadPool) -> Result<Problems> {
+        self.refuse()
+    }
+
+    fn is_indexed(&self) -> bool {
+        false
+    }
+
+    fn save_index(&self, _: &ThreadPool) -> Result<PathBuf> {
+        self.refuse()
+    }
+}
+
+/// A stream of which none was chosen.
+struct Refusal(Arc<Ambiguous>);
+
+impl BatchStream for Refusal {
+    fn next(&mut self, _: usize, _: &ThreadPool) -> Result<Option<EventColumns>> {
+        self.0.refuse()
     }
 }

@@ -59,6 +59,20 @@ impl Columns {
         self.0
     }
 
+    /// The columns in both sets.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The columns in either set.
+    pub(crate) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// This set and `column`.
     #[must_use]
     pub const fn with(self, column: Column) -> Self {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -32,6 +33,21 @@ def integer(value: object, name: str, *, low: int, high: int) -> int:
 def count(value: object, name: str) -> int | None:
     """Give a number of threads or rows: at least 1, or None."""
     return None if value is None else integer(value, name, low=1, high=2**53)
+
+
+def text(value: object, name: str) -> str | None:
+    """Give a name, or None."""
+    if not isinstance(value, str | None):
+        raise ArgumentError(f"`{name}` is a name, found {value!r}")
+    return value
+
+
+def mapping(value: object, name: str) -> list[tuple[str, str]]:
+    """Give the pairs of a dict of names."""
+    pairs = [] if value is None else list(value.items()) if isinstance(value, Mapping) else None
+    if pairs is None or not all(isinstance(item, str) for pair in pairs for item in pair):
+        raise ArgumentError(f"`{name}` is a dict of names, found {value!r}")
+    return pairs
 
 
 def sequence(value: object, name: str, length: int, form: str) -> list[Any]:

@@ -22,6 +22,9 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
+# Stream, paths of columns, unit of times, microseconds to add.
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None]
+
 @type_check_only
 class _ArrowStream(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
@@ -56,7 +59,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
 
     @property
     def confidence(self) -> str:
@@ -73,6 +76,10 @@ class Recording:
     @property
     def metadata(self) -> list[tuple[str, str]]:
         """Header fields in file order."""
+
+    @property
+    def streams(self) -> list[tuple[str, str, str, int | None]]:
+        """Streams: name, kind, detail, rows."""
 
     @property
     def is_indexed(self) -> bool:
@@ -136,6 +143,7 @@ def open(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    content: _Content = ...,
 ) -> Recording:
     """Open a recording; format and geometry are the file's unless given, threads all processors."""
 

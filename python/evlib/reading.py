@@ -14,12 +14,14 @@ from evlib._scan import Source, scan
 from evlib.recording import OnProblem, Recording, make_selection, raise_on_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from evlib._arguments import TimeRange
+    from evlib._arguments import Microseconds, TimeRange
 
     Path = str | os.PathLike[str]
 
+
+TimeUnit = Literal["ns", "us", "ms", "s"]
 
 _OPEN_FILES = 64
 """Most files of one LazyFrame that stay open between its queries, with their indexes."""
@@ -29,7 +31,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -60,6 +62,10 @@ def open(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    stream: str | None = None,
+    path_map: Mapping[str, str] | None = None,
+    time_unit: TimeUnit | None = None,
+    time_offset: Microseconds | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -69,11 +75,20 @@ def open(
     path
         The file.
     format
-        `evt2`, `evt21`, `evt3`, `evt4` or `dat`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
         Threads that decode; all processors by default.
+    stream
+        Stream of events to read, where the file has several cameras: see `Recording.streams`.
+    path_map
+        HDF5 and NPZ: where the columns are, in place of what the layout says: data sets or members for `x`, `y`,
+        `timestamp` and `polarity`, or one with all of them for `events`.
+    time_unit
+        HDF5, NPY and NPZ: unit of the stored times, `ns`, `us`, `ms` or `s`, in place of what the file says.
+    time_offset
+        HDF5, NPY and NPZ: timedelta or microseconds added to every stored time, in place of what the file says.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -93,11 +108,16 @@ def open(
     """
     if on_problem not in ("record", "raise"):
         raise exceptions.ArgumentError(f'`on_problem` is "record" or "raise", found {on_problem!r}')
-    if not isinstance(format, str | None):
-        raise exceptions.ArgumentError(f"`format` is a name, found {format!r}")
+    format = _arguments.text(format, "format")
     name = _arguments.path(path)
     size, workers = _arguments.geometry(geometry), _arguments.count(threads, "threads")
-    recording = Recording(_evlib.open(name, format, size, workers), name)
+    content = (
+        _arguments.text(stream, "stream"),
+        _arguments.mapping(path_map, "path_map"),
+        _arguments.text(time_unit, "time_unit"),
+        _arguments.microseconds(time_offset, "time_offset"),
+    )
+    recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
         raise_on_loss(recording.problems, name)
     return recording
@@ -125,6 +145,10 @@ def load_events(
     threads: int | None = None,
     batch_rows: int | None = None,
     source: bool = False,
+    stream: str | None = None,
+    path_map: Mapping[str, str] | None = None,
+    time_unit: TimeUnit | None = None,
+    time_offset: Microseconds | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -144,7 +168,7 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -169,7 +193,17 @@ def load_events(
     names = _paths(path)
     frames = []
     for name in names:
-        recording = open(name, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
+        recording = open(
+            name,
+            format=format,
+            geometry=geometry,
+            threads=threads,
+            stream=stream,
+            path_map=path_map,
+            time_unit=time_unit,
+            time_offset=time_offset,
+            on_problem=on_problem,
+        )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
         label = _arguments.printable(name) if source else None
         frames.append(scan(opened, batch_rows=batch_rows, path=name, label=label))
@@ -186,6 +220,10 @@ def read_events(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    stream: str | None = None,
+    path_map: Mapping[str, str] | None = None,
+    time_unit: TimeUnit | None = None,
+    time_offset: Microseconds | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -205,7 +243,7 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, on_problem
         As for :func:`open`.
 
     Raises
@@ -228,5 +266,15 @@ def read_events(
     └─────┴──────────────┘
     """
     make_selection(columns, time_range, region, polarity)  # the caller's mistake comes before the file's fault
-    recording = open(path, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
+    recording = open(
+        path,
+        format=format,
+        geometry=geometry,
+        threads=threads,
+        stream=stream,
+        path_map=path_map,
+        time_unit=time_unit,
+        time_offset=time_offset,
+        on_problem=on_problem,
+    )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

@@ -33,6 +33,14 @@ PROBLEM_SCHEMA: dict[str, pl.DataType] = {
 }
 """Columns of a problem table."""
 
+STREAM_SCHEMA: dict[str, pl.DataType] = {
+    "name": pl.String(),
+    "kind": pl.String(),
+    "detail": pl.String(),
+    "rows": pl.UInt64(),
+}
+"""Columns of a table of streams."""
+
 
 def make_selection(
     columns: Sequence[str] | None,
@@ -87,7 +95,7 @@ class Recording:
 
     @property
     def format(self) -> str:
-        """Format: `evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
         return self._opened.format
 
     @property
@@ -104,6 +112,14 @@ class Recording:
     def geometry(self) -> tuple[int, int] | None:
         """Width and height of the sensor in pixels; None if neither the file nor the caller says."""
         return self._opened.geometry
+
+    @property
+    def streams(self) -> pl.DataFrame:
+        """Streams of the file: `name`, `kind` (`events`, `triggers`, `frames`, `imu`, `other`), `detail`, `rows`.
+
+        `rows` is null where counting them costs a pass over the file.
+        """
+        return pl.DataFrame(self._opened.streams, schema=STREAM_SCHEMA, orient="row")
 
     @property
     def metadata(self) -> dict[str, str]:

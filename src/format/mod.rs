@@ -12,7 +12,8 @@ use crate::schema::Geometry;
 use crate::source::Source;
 
 pub(crate) mod aedat;
-mod hdf5;
+pub(crate) mod array;
+pub(crate) mod hdf5;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
@@ -32,6 +33,8 @@ pub enum Format {
     Evt4,
     /// Prophesee DAT, version 1 or 2.
     Dat,
+    /// HDF5, in any layout of the public data sets.
+    Hdf5,
     /// AEDAT 1.0, of jAER.
     Aedat1,
     /// AEDAT 2.0, of jAER.
@@ -44,8 +47,18 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 9] =
-        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Aedat1, Self::Aedat2, Self::Aedat3, Self::Aedat4];
+    pub const ALL: [Self; 10] = [
+        Self::Evt2,
+        Self::Evt21,
+        Self::Evt3,
+        Self::Evt4,
+        Self::Dat,
+        Self::Hdf5,
+        Self::Aedat1,
+        Self::Aedat2,
+        Self::Aedat3,
+        Self::Aedat4,
+    ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -56,6 +69,7 @@ impl Format {
             Self::Evt3 => "evt3",
             Self::Evt4 => "evt4",
             Self::Dat => "dat",
+            Self::Hdf5 => "hdf5",
             Self::Aedat1 => "aedat1",
             Self::Aedat2 => "aedat2",
             Self::Aedat3 => "aedat3",
@@ -142,6 +156,7 @@ pub(crate) struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Prophesee,
+    Hdf5,
     Aedat,
 }
 
@@ -150,7 +165,9 @@ impl Family {
     fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
         match wanted {
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
+            None if hdf5::has_signature(head) => Self::Hdf5,
             None if aedat::names(head, source) => Self::Aedat,
             None => Self::Prophesee,
         }
@@ -162,6 +179,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
     match Family::of(&head, &source, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
+        Family::Hdf5 => hdf5::open(source, options),
         Family::Aedat => aedat::open(source, &head, options),
     }
 }
@@ -191,7 +209,6 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
 /// What unknown content looks like, from its first bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
     const MAGICS: &[(&[u8], &str)] = &[
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (b"Event Stream", "an Event Stream file"),
         (b"#ROSBAG", "a ROS 1 bag"),
         (b"\x89MCAP", "an MCAP file"),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 
 use crate::error::Result;
-use crate::{Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange};
+use crate::{Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit};
 
 mod arrow;
 mod errors;
@@ -57,8 +57,11 @@ impl PySelection {
     }
 }
 
+/// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times.
+type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>);
+
 /// The arguments of [`open`].
-type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>);
+type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, ContentArguments);
 
 /// An open recording.
 #[pyclass(name = "Recording", module = "evlib._evlib", frozen)]
@@ -94,6 +97,13 @@ impl PyRecording {
     #[getter]
     fn metadata(&self) -> Vec<(String, String)> {
         self.0.metadata().to_vec()
+    }
+
+    /// Streams: name, kind, detail, rows.
+    #[getter]
+    fn streams(&self) -> Vec<(String, &'static str, String, Option<u64>)> {
+        let streams = self.0.streams().iter();
+        streams.map(|stream| (stream.name.clone(), stream.kind.name(), stream.detail.clone(), stream.rows)).collect()
     }
 
     #[getter]
@@ -205,20 +215,23 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None)))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
     format: Option<String>,
     geometry: Option<(u32, u32)>,
     threads: Option<usize>,
+    content: ContentArguments,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
+        let (stream, path_map, time_unit, time_offset_us) = content.clone();
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
-        OpenOptions { format, geometry, threads }.open(&path)
+        let time_unit = time_unit.as_deref().map(TimeUnit::from_name).transpose()?;
+        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us }.open(&path)
     })?;
-    Ok(PyRecording(recording, (path, format, geometry, threads)))
+    Ok(PyRecording(recording, (path, format, geometry, threads, content)))
 }
 
 #[pyfunction]

@@ -56,6 +56,8 @@ pub(crate) struct Part {
     pub(crate) rows: u64,
     /// Bytes of a row, decoded.
     pub(crate) row_bytes: usize,
+    /// Bytes of an element of the stored array.
+    pub(crate) element: usize,
     pub(crate) fields: Vec<Field>,
     pub(crate) storage: Storage,
 }
@@ -142,7 +144,13 @@ pub(crate) struct Meaning {
 pub(crate) trait TimeIndex: Send + Sync {
     /// Rows outside which there are none of these times, if that can be told and proves true; `time_at` gives the
     /// time of a row. A `Problems` entry says where the index does not fit the times.
-    fn find(&self, range: TimeRange, rows: u64, time_at: &dyn Fn(u64) -> Result<Option<i64>>, notes: &mut Problems) -> Result<Option<Range<u64>>>;
+    fn find(
+        &self,
+        range: TimeRange,
+        rows: u64,
+        time_at: &dyn Fn(u64) -> Result<Option<i64>>,
+        notes: &mut Problems,
+    ) -> Result<Option<Range<u64>>>;
 }
 
 /// External triggers of a file, read on demand.
@@ -295,7 +303,7 @@ impl ArrayTable {
                 let mut reached = wanted.start;
                 let out = &mut task.out;
                 decoder
-                    .decode(filters, mask, raw, size, row_bytes, wanted.clone(), &mut |offset, bytes| {
+                    .decode(filters, filter::Chunk { raw, mask, size, element: part.element }, wanted.clone(), &mut |offset, bytes| {
                         reached = reached.max(offset + bytes.len());
                         convert(offset, bytes, out);
                     })
@@ -340,7 +348,8 @@ impl ArrayTable {
         let whole = task.part.rows_of(task.start / task.part.chunk_rows());
         let rows = (whole.end - whole.start) as usize;
         let decode = |out: &mut Slots<'_>| -> Result<Seen, Unreadable> {
-            let found = ecf::decode_columns(raw, rows, out.x, out.y, out.t, out.p).map_err(|error| Unreadable::from(error.to_string()))?;
+            let found = ecf::decode_columns(raw, task.part.chunk_rows() as usize, out.x, out.y, out.t, out.p)
+                .map_err(|error| Unreadable::from(error.to_string()))?;
             if found < skip + count {
                 return Err(format!("it has {found} events of {rows}").into());
             }
@@ -407,7 +416,8 @@ impl ArrayTable {
         // The first unit that starts at or after a time.
         let first_from = |time: i64| -> Result<u64> {
             let after = samples.partition_point(|sample| *sample < time) as u64;
-            let (mut low, mut high) = (if after == 0 { 0 } else { sample(after - 1) + 1 }, if after < SAMPLES { sample(after) } else { units });
+            let (mut low, mut high) =
+                (if after == 0 { 0 } else { sample(after - 1) + 1 }, if after < SAMPLES { sample(after) } else { units });
             while low < high {
                 let middle = low.midpoint(high);
                 match self.time_at(middle * unit)? {
@@ -483,7 +493,14 @@ impl ArrayTable {
     }
 
     /// Looks at the values of a chunk one by one; says why, if the chunk cannot be decoded.
-    fn look(&self, part: &Part, chunk: Option<Chunk>, whole: &Range<u64>, wanted: Range<usize>, reasons: &mut [Reason]) -> Result<Option<Unreadable>> {
+    fn look(
+        &self,
+        part: &Part,
+        chunk: Option<Chunk>,
+        whole: &Range<u64>,
+        wanted: Range<usize>,
+        reasons: &mut [Reason],
+    ) -> Result<Option<Unreadable>> {
         let mut reached = wanted.start;
         let mut look = |first: usize, bytes: &[u8]| {
             let rows = bytes.len() / part.row_bytes;
@@ -520,7 +537,12 @@ impl ArrayTable {
                         Storage::Chunks { rows, filters, .. } => {
                             let size = usize::try_from(*rows).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
                             let bytes = wanted.start * part.row_bytes..wanted.end * part.row_bytes;
-                            decoder.decode(filters, chunk.mask, raw, size, part.row_bytes, bytes, &mut |offset, bytes| look(offset / part.row_bytes, bytes))
+                            decoder.decode(
+                                filters,
+                                filter::Chunk { raw, mask: chunk.mask, size, element: part.element },
+                                bytes,
+                                &mut |offset, bytes| look(offset / part.row_bytes, bytes),
+                            )
                         }
                         _ => {
                             look(0, raw);
@@ -567,9 +589,15 @@ fn copy<T: Copy>(out: &mut [T], from: &[T]) {
 
 /// Converts into the rows `rows` of a column, or, where it is not wanted but to be checked, into nothing.
 #[inline]
-fn glance<T: Copy + Default>(out: &mut [T], rows: &Range<usize>, check: bool, values: Values<'_>, run: impl Fn(Values<'_>, &mut [T]) -> Seen) -> Seen {
-    if let Some(out) = out.get_mut(rows.clone()).filter(|_| !out.is_empty()) {
-        return run(values, out);
+fn glance<T: Copy + Default>(
+    out: &mut [T],
+    rows: &Range<usize>,
+    check: bool,
+    values: Values<'_>,
+    run: impl Fn(Values<'_>, &mut [T]) -> Seen,
+) -> Seen {
+    if !out.is_empty() {
+        return run(values, out.get_mut(rows.clone()).unwrap_or_default());
     }
     let mut seen = Seen::default();
     if check {
@@ -615,7 +643,9 @@ impl Table for ArrayTable {
             let first = rows.start + reasons.iter().position(|reason| *reason == wanted).unwrap_or(0) as u64;
             let offset = self.parts.first().and_then(|part| part.place(first / part.chunk_rows())).filter(|chunk| *chunk != Chunk::ABSENT);
             problems.add(code, hit, 0, offset.map_or(0, |chunk| chunk.address), || match code {
-                ProblemCode::OutOfBounds => format!("{hit} outside {}x{}, the first in row {first}", self.meaning.x.limit, self.meaning.y.limit),
+                ProblemCode::OutOfBounds => {
+                    format!("{hit} outside {}x{}, the first in row {first}", self.meaning.x.limit, self.meaning.y.limit)
+                }
                 _ => format!("{hit} without a time or polarity, the first in row {first}"),
             });
         }
@@ -646,7 +676,11 @@ impl Table for ArrayTable {
         if self.between.load(Ordering::Relaxed) {
             let parts = self.meaning.x.parts;
             notes.add(ProblemCode::Rounded, 1, 0, 0, || {
-                if parts > 1 { format!("coordinates are stored in 1/{parts} pixel") } else { "coordinates are stored with fractions".to_owned() }
+                if parts > 1 {
+                    format!("coordinates are stored in 1/{parts} pixel")
+                } else {
+                    "coordinates are stored with fractions".to_owned()
+                }
             });
         }
         notes

@@ -33,6 +33,13 @@ pub(super) struct Scratch {
     block: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Scratch {
+    pub(super) fn bytes(&self) -> usize {
+        self.planes.capacity() + self.block.capacity()
+    }
+}
+
 /// A chunk whose header has been checked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame<'a> {

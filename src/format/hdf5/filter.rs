@@ -257,6 +257,21 @@ pub(crate) struct Chunk<'a> {
     pub(crate) element: usize,
 }
 
+/// Refuses a filter that is not decoded.
+pub(crate) fn check(filter: &Filter) -> Result<(), FilterError> {
+    const DECODED: [u16; 9] = [DEFLATE, SHUFFLE, FLETCHER32, LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, ECF];
+    if DECODED.contains(&filter.id) { Ok(()) } else { Err(FilterError::unknown(filter)) }
+}
+
+/// A filter in words: its name and what it was set to.
+pub(crate) fn describe(filter: &Filter) -> String {
+    let known = NAMES.iter().find(|(id, _)| *id == filter.id).map(|(_, name)| *name);
+    let name = known.or(filter.name.as_deref()).unwrap_or("unknown filter");
+    let values: Vec<_> = filter.values.iter().map(u32::to_string).collect();
+    let id = if known.is_some() { String::new() } else { format!(" {}", filter.id) };
+    if values.is_empty() { format!("{name}{id}") } else { format!("{name}{id} ({})", values.join(", ")) }
+}
+
 /// Decodes chunks; keeps its buffers and contexts from one to the next, so each thread has one.
 #[derive(Default)]
 pub(crate) struct Decoder {
@@ -339,6 +354,14 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Decoder {
+    /// Bytes of the buffers.
+    pub(super) fn bytes(&self) -> usize {
+        self.front.capacity() + self.back.capacity() + self.block.bytes()
     }
 }
 

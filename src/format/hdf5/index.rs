@@ -41,7 +41,11 @@ impl Bins {
             Some(bin) => row(bin.min(self.rows.len().saturating_sub(1))),
             None => 0,
         };
-        let before = if start == 0 { true } else { time_at(start - 1)?.is_some_and(|time| time < range.start()) || self.starts(range, start, time_at)? };
+        let before = if start == 0 {
+            true
+        } else {
+            time_at(start - 1)?.is_some_and(|time| time < range.start()) || self.starts(range, start, time_at)?
+        };
         if !before {
             return Ok(None);
         }
@@ -75,7 +79,9 @@ impl Bins {
         let possible = self.rows.is_sorted() && self.rows.first().is_none_or(|row| *row >= 0) && !self.rows.is_empty();
         let found = if possible { self.find(range, rows, time_at)? } else { None };
         if found.is_none() && !self.rows.is_empty() {
-            notes.add(ProblemCode::IndexMismatch, 1, 0, 0, || format!("`{}` does not fit the times of the events; it is not used", self.path));
+            notes.add(ProblemCode::IndexMismatch, 1, 0, 0, || {
+                format!("`{}` does not fit the times of the events; it is not used", self.path)
+            });
         }
         Ok(found)
     }

@@ -257,7 +257,9 @@ pub(crate) fn mapped(meta: &dyn Metadata, paths: &[(String, String)]) -> Result<
     for (name, path) in paths {
         let path = join("/", path.trim_start_matches('/'));
         if !is_dataset(meta, &path) {
-            return Err(Error::invalid(format!("`path_map` names no data set for `{name}`")).expecting("the path of a data set").but_found(path));
+            return Err(Error::invalid(format!("`path_map` names no data set for `{name}`"))
+                .expecting("the path of a data set")
+                .but_found(path));
         }
         match column(name) {
             Some(column) => columns.push((column, path)),

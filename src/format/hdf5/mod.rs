@@ -1,13 +1,512 @@
-//! HDF5: the filters that chunks are stored through.
-#![allow(dead_code)]
+//! HDF5: what is in a file, and the table of its events.
+
+use std::sync::Arc;
+
+use crate::columns::{ColumnsBuilder, TriggerColumns};
+use crate::error::{Error, ErrorKind, Result};
+use crate::problem::{ProblemCode, Problems};
+use crate::reader::{Ambiguous, Reader};
+use crate::recording::{OpenOptions, Stream, StreamKind};
+use crate::schema::{Column, Columns, Geometry, TimeUnit};
+use crate::source::Source;
+use crate::table::{Table, TableReader};
+
+use super::array::cell::{Cell, Number, Pixel, Time};
+use super::array::{ArrayTable, Chunk, Field, Meaning, Part, Storage, TriggerSource};
+use super::{Confidence, Format, Identity, Opened};
+
+pub(crate) mod ecf;
+pub(crate) mod filter;
+mod index;
+mod layout;
+mod meta;
 
 mod bitshuffle;
 mod blosc;
 mod blosclz;
-mod ecf;
-mod filter;
 mod lz4;
 mod lzf;
 mod shuffle;
 #[cfg(test)]
 mod tests;
+
+use layout::{Camera, Place, RowsByTime};
+use meta::{Dataset, Dtype, Kind, Metadata, Value};
+
+/// Members of a group that are listed one by one.
+const LISTED: usize = 24;
+/// Rows looked at to tell the order of a table's columns.
+const SAMPLE: u64 = 4096;
+/// A data set claims more rows than this only if it stores a fair part of them.
+const SPARSE: u64 = 1 << 24;
+
+/// Where the HDF5 signature may stand: at the start, or after a user block.
+pub(crate) fn has_signature(head: &[u8]) -> bool {
+    const SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
+    [0, 512, 1024, 2048, 4096, 8192, 16384, 32768].into_iter().any(|at| head.get(at..).is_some_and(|bytes| bytes.starts_with(SIGNATURE)))
+}
+
+/// Identifies and opens a file.
+pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+    let source = Arc::new(source);
+    let meta = meta::open(Arc::clone(&source))?;
+    let meta = &*meta;
+    let cameras = if options.path_map.is_empty() { layout::cameras(meta) } else { vec![layout::mapped(meta, &options.path_map)?] };
+    if cameras.is_empty() {
+        return Err(no_events(meta));
+    }
+    let layout = cameras.first().map_or("", |camera| camera.layout);
+    let mut reasons = vec!["HDF5 signature".to_owned()];
+    reasons.extend(cameras.iter().take(LISTED).map(|camera| format!("{}: {}", camera.layout, describe(&camera.place))));
+    let identity = Identity { format: Format::Hdf5, confidence: Confidence::Certain, reasons };
+    let mut metadata = vec![("layout".to_owned(), layout.to_owned())];
+    metadata.extend(attributes(meta, "/", ""));
+
+    let mut streams = Vec::new();
+    for camera in &cameras {
+        streams.push(Stream::new(&camera.name, StreamKind::Events, describe(&camera.place), rows_of(meta, &camera.place)));
+        if let Some(path) = &camera.triggers {
+            streams.push(Stream::new("triggers", StreamKind::Triggers, path, meta.dataset(path).ok().map(|dataset| dataset.elements())));
+        }
+    }
+    streams.extend(others(meta, &cameras));
+
+    let chosen = match &options.stream {
+        Some(name) => Some(cameras.iter().find(|camera| camera.name == *name).ok_or_else(|| unknown_stream(name, &cameras))?),
+        None if cameras.len() == 1 => cameras.first(),
+        None => None,
+    };
+    let Some(camera) = chosen else {
+        let names = cameras.iter().map(|camera| camera.name.clone()).collect();
+        let reader: Arc<dyn Reader> = Arc::new(Ambiguous::new(names));
+        return Ok(Opened { identity, geometry: options.geometry, metadata, streams, reader });
+    };
+    let geometry = match options.geometry {
+        Some(geometry) => Some(geometry),
+        None => geometry(&source, meta, camera),
+    };
+    metadata.extend(storage(meta, &camera.place));
+    let table = table(&source, meta, camera, geometry, options)?;
+    let Time { unit, offset_us } = table.meaning.time;
+    metadata.push(("time_unit".to_owned(), unit.name().to_owned()));
+    metadata.push(("time_offset_us".to_owned(), offset_us.to_string()));
+    Ok(Opened { identity, geometry, metadata, streams, reader: Arc::new(TableReader::new(table)) })
+}
+
+/// The table of a camera's events.
+fn table(
+    source: &Arc<Source>,
+    meta: &dyn Metadata,
+    camera: &Camera,
+    geometry: Option<Geometry>,
+    options: &OpenOptions,
+) -> Result<ArrayTable> {
+    let mut notes = Problems::default();
+    let parts = match &camera.place {
+        Place::Separate(columns) => {
+            let mut parts = Vec::new();
+            for (column, path) in columns {
+                let dataset = meta.dataset(path)?;
+                let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(&dataset))?;
+                parts.extend(self::parts(&dataset, &[Wanted { column: *column, cell, offset: 0, at: 0 }], &mut notes)?);
+            }
+            parts
+        }
+        Place::Records(path) => {
+            let dataset = meta.dataset(path)?;
+            parts(&dataset, &fields(&dataset)?, &mut notes)?
+        }
+        Place::Table(path) => {
+            let dataset = meta.dataset(path)?;
+            let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(&dataset))?;
+            let order = order(source, &dataset, cell)?;
+            let wanted: Vec<_> = order
+                .into_iter()
+                .enumerate()
+                .map(|(at, column)| Wanted { column, cell, offset: at * cell.number.bytes(), at: at as u64 })
+                .collect();
+            parts(&dataset, &wanted, &mut notes)?
+        }
+        Place::Packets(path) => {
+            return Err(Error::new(ErrorKind::Unsupported, format!("`{path}` has cAER packets, which this version does not read")));
+        }
+    };
+    let rows: Vec<u64> = parts.iter().map(|part| part.rows).collect();
+    if let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max())
+        && least != most
+    {
+        let longest = parts.iter().max_by_key(|part| part.rows).map_or("", |part| part.name.as_str());
+        notes.add(ProblemCode::LengthMismatch, most - least, 0, 0, || format!("`{longest}` has {most} rows, another column {least}"));
+    }
+    let times = parts.iter().flat_map(|part| &part.fields).find(|field| field.column == Column::Timestamp);
+    let is_float = times.is_some_and(|field| field.cell.number.is_float());
+    let unit = options.time_unit.or(camera.unit).unwrap_or(if is_float { TimeUnit::Seconds } else { TimeUnit::Microseconds });
+    let stored_offset = match &camera.offset {
+        Some(path) => numbers(source, &meta.dataset(path)?)?.first().copied().unwrap_or(0),
+        None => 0,
+    };
+    let offset_us = options.time_offset_us.unwrap_or(stored_offset);
+    let pixel = |limit: Option<u16>| Pixel { parts: 1, first: camera.first_pixel, limit: limit.unwrap_or(Geometry::MAX) };
+    let meaning =
+        Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
+    let mut table = ArrayTable::new(Arc::clone(source), parts, meaning);
+    table.notes = notes;
+    table.index = match &camera.index {
+        Some(RowsByTime::Milliseconds(path)) if unit == TimeUnit::Microseconds => {
+            let dataset = meta.dataset(path)?;
+            Some(Box::new(index::Milliseconds::new(Arc::clone(source), dataset, offset_us)))
+        }
+        Some(RowsByTime::Prophesee(path)) => {
+            let dataset = meta.dataset(path)?;
+            let first = meta.attributes(path)?.into_iter().find(|(name, _)| name == "offset");
+            let first = first.and_then(|(_, value)| value.as_text().and_then(|text| text.trim().parse::<i64>().ok()));
+            Some(Box::new(index::Prophesee::new(Arc::clone(source), dataset, first, offset_us)))
+        }
+        _ => None,
+    };
+    if let Some(path) = &camera.triggers {
+        table.triggers = Some(Box::new(Triggers { source: Arc::clone(source), dataset: meta.dataset(path)?, offset_us }));
+    }
+    Ok(table)
+}
+
+/// The external triggers of a Prophesee file.
+struct Triggers {
+    source: Arc<Source>,
+    dataset: Dataset,
+    offset_us: i64,
+}
+
+impl TriggerSource for Triggers {
+    fn count(&self) -> u64 {
+        self.dataset.elements()
+    }
+
+    fn read(&self) -> Result<TriggerColumns> {
+        let Dtype::Compound { fields, .. } = &self.dataset.dtype else { return Err(not_numbers(&self.dataset)) };
+        let wanted = |column: Column, name: &str| {
+            let field = fields.iter().find(|field| field.name == name)?;
+            Some(Wanted { column, cell: cell(&field.dtype)?, offset: field.offset, at: 0 })
+        };
+        // The input channel takes the place of a pixel column.
+        let wanted: Option<Vec<_>> = [(Column::X, "id"), (Column::Timestamp, "t"), (Column::Polarity, "p")]
+            .map(|(column, name)| wanted(column, name))
+            .into_iter()
+            .collect();
+        let wanted = wanted.ok_or_else(|| not_numbers(&self.dataset))?;
+        let time = Time { unit: TimeUnit::Microseconds, offset_us: self.offset_us };
+        let found = read(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, time)?;
+        let mut triggers = TriggerColumns::default();
+        for ((id, t), p) in found.x().iter().zip(found.timestamp()).zip(found.polarity()) {
+            triggers.push(u8::try_from(*id).unwrap_or(u8::MAX), *p > 0, *t);
+        }
+        Ok(triggers)
+    }
+}
+
+/// Reads small tables: all rows of some parts.
+fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<crate::EventColumns> {
+    let columns: Columns = parts.iter().flat_map(|part| &part.fields).map(|field| field.column).collect();
+    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
+    let name = parts.first().map(|part| part.name.clone()).unwrap_or_default();
+    let table = ArrayTable::new(Arc::clone(source), parts, Meaning { time, x: pixel, y: pixel });
+    let rows = table.rows();
+    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), columns);
+    let suspects = table.fill(0..rows, columns, columns, builder.slots())?;
+    if suspects.is_empty() {
+        return Ok(builder.finish(rows as usize));
+    }
+    let mut problems = Problems::default();
+    let unit = 0..rows.min(table.unit());
+    table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
+    let why = problems.iter().flat_map(|problem| problem.examples.first()).next().cloned().unwrap_or_default();
+    Err(Error::format(format!("`{name}` cannot be read: {why}")))
+}
+
+/// All numbers of a data set, as integers.
+fn numbers(source: &Arc<Source>, dataset: &Dataset) -> Result<Vec<i64>> {
+    let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(dataset))?;
+    let wanted = [Wanted { column: Column::Timestamp, cell, offset: 0, at: 0 }];
+    let time = Time { unit: TimeUnit::Microseconds, offset_us: 0 };
+    let found = read(source, parts(dataset, &wanted, &mut Problems::default())?, time)?;
+    Ok(found.timestamp().to_vec())
+}
+
+/// The numbers of a simple type.
+fn cell(dtype: &Dtype) -> Option<Cell> {
+    let (number, big_endian) = match dtype {
+        Dtype::Integer(base) | Dtype::Enum { base, .. } => (Number::integer(base.bytes.into(), base.signed)?, base.big_endian),
+        Dtype::Float { bytes, big_endian } => (Number::float((*bytes).into())?, *big_endian),
+        _ => return None,
+    };
+    Some(Cell { number, big_endian })
+}
+
+/// A column that is wanted of a data set.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    column: Column,
+    cell: Cell,
+    /// Bytes from the start of the element or row.
+    offset: usize,
+    /// Column of the data set; 0 unless it has two dimensions.
+    at: u64,
+}
+
+/// The event columns among the fields of records.
+fn fields(dataset: &Dataset) -> Result<Vec<Wanted>> {
+    let Dtype::Compound { fields, .. } = &dataset.dtype else { return Err(not_numbers(dataset)) };
+    Column::ALL
+        .into_iter()
+        .map(|column| {
+            let field = fields.iter().find(|field| layout::column(&field.name) == Some(column));
+            let cell = field.and_then(|field| cell(&field.dtype));
+            field.zip(cell).map(|(field, cell)| Wanted { column, cell, offset: field.offset, at: 0 }).ok_or_else(|| not_numbers(dataset))
+        })
+        .collect()
+}
+
+/// The stored parts of a data set: one, or one for each column of chunks.
+fn parts(dataset: &Dataset, wanted: &[Wanted], notes: &mut Problems) -> Result<Vec<Part>> {
+    let element = dataset.dtype.bytes();
+    // Dimensions: rows, and columns within a row; those of extent 1 do not matter.
+    let (axis, rows) = match dataset.shape.iter().enumerate().filter(|(_, extent)| **extent != 1).collect::<Vec<_>>().as_slice() {
+        [] => (0, 1),
+        [(axis, rows)] if wanted.iter().all(|wanted| wanted.at == 0) || *axis == 0 => (*axis, **rows),
+        [(0, rows), (1, _)] if dataset.shape.len() == 2 => (0, **rows),
+        _ => return Err(bad_shape(dataset)),
+    };
+    let width: u64 = dataset.shape.iter().skip(axis + 1).product::<u64>().max(1);
+    let field = |wanted: &Wanted, first: u64| Field {
+        column: wanted.column,
+        cell: wanted.cell,
+        offset: wanted.offset - usize::try_from(first).unwrap_or(0) * element,
+    };
+    let row_bytes = usize::try_from(width).ok().and_then(|width| width.checked_mul(element)).ok_or_else(|| bad_shape(dataset))?;
+    let whole = |storage: Storage, rows: u64| {
+        let fields = wanted.iter().map(|wanted| field(wanted, 0)).collect();
+        vec![Part { name: dataset.path.clone(), rows, row_bytes, element, fields, storage }]
+    };
+    let chunks = match &dataset.storage {
+        meta::Storage::Compact(bytes) => {
+            let stored = (bytes.len() / row_bytes) as u64;
+            return Ok(whole(Storage::Memory(bytes.as_slice().into()), stored_rows(dataset, rows, stored, notes)));
+        }
+        meta::Storage::Contiguous { address, bytes } => {
+            let stored = bytes / row_bytes as u64;
+            return Ok(whole(Storage::Plain(*address), stored_rows(dataset, rows, stored, notes)));
+        }
+        meta::Storage::Absent => return Ok(whole(Storage::Memory(Arc::from([])), stored_rows(dataset, rows, 0, notes))),
+        meta::Storage::Chunked(chunks) => chunks,
+    };
+    for filter in &dataset.filters {
+        filter::check(filter).map_err(|error| {
+            let error = Error::from(error);
+            error.hint(format!("data set `{}`; `h5repack -f GZIP=4 IN OUT` writes it with a filter that is read", dataset.path))
+        })?;
+    }
+    let chunk_rows = chunks.shape.get(axis).copied().unwrap_or(1).max(1);
+    // Chunks over several rows of a leading dimension of extent 1 would hold rows that are none.
+    if chunks.shape.iter().take(axis).any(|extent| *extent != 1) {
+        return Err(bad_shape(dataset));
+    }
+    let chunk_width: u64 = chunks.shape.iter().skip(axis + 1).product::<u64>().max(1);
+    let across: u64 = chunks.grid.iter().skip(axis + 1).product::<u64>().max(1);
+    let present = chunks.list.len() as u64;
+    let stored = chunks.list.last().map_or(0, |chunk| (chunk.index / across + 1).saturating_mul(chunk_rows));
+    let stored = if chunks.beyond > 0 { rows } else { stored.min(rows) };
+    if stored > SPARSE && (present + chunks.beyond).saturating_mul(chunk_rows).saturating_mul(1024) < stored {
+        return Err(Error::format(format!("data set `{}` claims more rows than the file can hold", dataset.path))
+            .expecting(format!("chunks for {rows} rows"))
+            .but_found(format!("{present} chunks of {chunk_rows} rows")));
+    }
+    let rows = stored_rows(dataset, rows, stored, notes);
+    let row_bytes = usize::try_from(chunk_width).ok().and_then(|width| width.checked_mul(element)).ok_or_else(|| bad_shape(dataset))?;
+    let mut parts = Vec::new();
+    for across_at in 0..across {
+        let first = across_at * chunk_width;
+        let fields: Vec<_> =
+            wanted.iter().filter(|wanted| (first..first + chunk_width).contains(&wanted.at)).map(|wanted| field(wanted, first)).collect();
+        if fields.is_empty() {
+            continue;
+        }
+        // Chunks that ended beyond the file are not in the list: they are somewhere beyond its end.
+        let missing = if chunks.beyond > 0 { Chunk { address: u64::MAX - 1, bytes: 1, mask: 0 } } else { Chunk::ABSENT };
+        let list = (0..rows.div_ceil(chunk_rows)).map(|at| match chunks.get(at * across + across_at) {
+            Some(chunk) => Chunk { address: chunk.address, bytes: chunk.bytes, mask: chunk.mask },
+            None => missing,
+        });
+        let storage = Storage::Chunks {
+            rows: chunk_rows,
+            filters: dataset.filters.clone(),
+            chunks: list.collect(),
+            fill: dataset.fill.clone().unwrap_or_default(),
+        };
+        parts.push(Part { name: dataset.path.clone(), rows, row_bytes, element, fields, storage });
+    }
+    Ok(parts)
+}
+
+/// The rows that are there of those that the shape claims.
+fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) -> u64 {
+    if stored < rows {
+        notes.add(ProblemCode::Unreadable, rows - stored, 0, 0, || format!("`{}`: rows from {stored} on were never written", dataset.path));
+    }
+    stored.min(rows)
+}
+
+/// The columns of a table of four: x, y, t, p or t, x, y, p, told by which of them grows.
+fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column; 4]> {
+    const TIME_FIRST: [Column; 4] = [Column::Timestamp, Column::X, Column::Y, Column::Polarity];
+    const TIME_THIRD: [Column; 4] = [Column::X, Column::Y, Column::Timestamp, Column::Polarity];
+    let grows = |at: usize| -> Result<bool> {
+        let wanted = [Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 }];
+        let mut parts = parts(dataset, &wanted, &mut Problems::default())?;
+        for part in &mut parts {
+            part.rows = part.rows.min(SAMPLE);
+        }
+        let times = read(source, parts, Time { unit: TimeUnit::Seconds, offset_us: 0 })?;
+        let times = times.timestamp();
+        Ok(times.is_sorted() && times.first() != times.last())
+    };
+    Ok(match (grows(0)?, grows(2)?) {
+        (true, false) => TIME_FIRST,
+        (false, true) => TIME_THIRD,
+        _ if cell.number.is_float() => TIME_THIRD,
+        _ => TIME_FIRST,
+    })
+}
+
+/// Size of the sensor, from attributes or data sets.
+fn geometry(source: &Arc<Source>, meta: &dyn Metadata, camera: &Camera) -> Option<Geometry> {
+    layout::geometry(meta, camera).or_else(|| {
+        layout::geometry_datasets(camera).into_iter().find_map(|[width, height]| {
+            let first = numbers(source, &meta.dataset(&width).ok()?).ok()?;
+            let pair = if width == height {
+                [*first.first()?, *first.get(1)?]
+            } else {
+                [*first.first()?, *numbers(source, &meta.dataset(&height).ok()?).ok()?.first()?]
+            };
+            Geometry::new(u32::try_from(pair[0]).ok()?, u32::try_from(pair[1]).ok()?).ok()
+        })
+    })
+}
+
+/// Where a camera's events are, in words.
+fn describe(place: &Place) -> String {
+    match place {
+        Place::Separate(columns) => {
+            let paths: Vec<_> = columns.iter().map(|(_, path)| path.as_str()).collect();
+            paths.join(", ")
+        }
+        Place::Records(path) | Place::Table(path) | Place::Packets(path) => path.clone(),
+    }
+}
+
+/// The data sets of a camera.
+fn paths(place: &Place) -> Vec<&str> {
+    match place {
+        Place::Separate(columns) => columns.iter().map(|(_, path)| path.as_str()).collect(),
+        Place::Records(path) | Place::Table(path) | Place::Packets(path) => vec![path],
+    }
+}
+
+fn rows_of(meta: &dyn Metadata, place: &Place) -> Option<u64> {
+    match place {
+        Place::Packets(_) => None,
+        _ => paths(place).into_iter().filter_map(|path| meta.dataset(path).ok()?.shape.iter().copied().max()).min(),
+    }
+}
+
+/// How a camera's columns are stored, for the metadata.
+fn storage(meta: &dyn Metadata, place: &Place) -> Vec<(String, String)> {
+    paths(place).into_iter().filter_map(|path| Some((path.to_owned(), layout::describe(&meta.dataset(path).ok()?)))).collect()
+}
+
+/// The attributes of an object as metadata.
+fn attributes(meta: &dyn Metadata, path: &str, prefix: &str) -> Vec<(String, String)> {
+    let text = |value: Value| match value {
+        Value::Integer(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Text(value) | Value::Other(value) => value,
+        Value::Integers(values) => format!("{values:?}"),
+        Value::Floats(values) => format!("{values:?}"),
+        Value::Texts(values) => values.join(", "),
+    };
+    let attributes = meta.attributes(path).unwrap_or_default();
+    attributes.into_iter().map(|(name, value)| (format!("{prefix}{name}"), text(value))).collect()
+}
+
+/// What else is in the file, two levels deep.
+fn others(meta: &dyn Metadata, cameras: &[Camera]) -> Vec<Stream> {
+    let mut known: Vec<&str> = cameras.iter().flat_map(|camera| paths(&camera.place)).collect();
+    known.extend(cameras.iter().filter_map(|camera| camera.triggers.as_deref()));
+    let mut found = Vec::new();
+    let mut groups = vec!["/".to_owned()];
+    let mut level = 0;
+    while let Some(group) = groups.pop() {
+        let Ok(entries) = meta.list(&group) else { continue };
+        if entries.len() > LISTED {
+            found.push(Stream::new(
+                group.trim_matches('/'),
+                kind_of(&group),
+                format!("{group}: {} members", entries.len()),
+                Some(entries.len() as u64),
+            ));
+            continue;
+        }
+        for entry in entries {
+            let path = layout::join(&group, &entry.name);
+            match entry.kind {
+                Kind::Dataset if !known.contains(&path.as_str()) => {
+                    let Ok(dataset) = meta.dataset(&path) else { continue };
+                    let rows = dataset.shape.first().copied();
+                    found.push(Stream::new(path.trim_matches('/'), kind_of(&path), layout::describe(&dataset), rows));
+                }
+                Kind::Group if level < LISTED => {
+                    level += 1;
+                    groups.push(path);
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// What a data set probably has, by its name.
+fn kind_of(path: &str) -> StreamKind {
+    let name = path.to_ascii_lowercase();
+    if name.contains("imu") {
+        StreamKind::Imu
+    } else if name.contains("image") || name.ends_with("/frame") {
+        StreamKind::Frames
+    } else {
+        StreamKind::Other
+    }
+}
+
+fn no_events(meta: &dyn Metadata) -> Error {
+    let entries: Vec<_> = meta.list("/").unwrap_or_default().into_iter().take(LISTED).map(|entry| format!("`{}`", entry.name)).collect();
+    Error::format("an HDF5 file without events in any known layout")
+        .expecting("columns named like x, y, t and p in one group, records, or a table of four columns")
+        .but_found(if entries.is_empty() { "an empty file".to_owned() } else { entries.join(", ") })
+        .hint("name the data sets with `path_map`")
+}
+
+fn unknown_stream(name: &str, cameras: &[Camera]) -> Error {
+    let names: Vec<_> = cameras.iter().map(|camera| format!("`{}`", camera.name)).collect();
+    Error::invalid("no such stream of events").expecting(names.join(", ")).but_found(format!("`{name}`"))
+}
+
+fn not_numbers(dataset: &Dataset) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("data set `{}` has a type that is no column of events", dataset.path))
+        .expecting("integers or floats of 1 to 8 bytes")
+        .but_found(layout::describe(dataset))
+}
+
+fn bad_shape(dataset: &Dataset) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("data set `{}` has a shape that is no column of events", dataset.path))
+        .expecting("one row an event")
+        .but_found(layout::describe(dataset))
+}

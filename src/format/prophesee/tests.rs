@@ -8,7 +8,7 @@ use super::evt2::Evt2;
 use super::evt3::Evt3;
 use super::evt4::Evt4;
 use super::evt21::Evt21;
-use super::timeline::Timeline;
+use super::timeline::{LOOK, Timeline};
 use super::word::{Encoding, Fill, Limits, Sink, State, fill_columns};
 use crate::columns::{ColumnsBuilder, EventColumns};
 use crate::problem::{ProblemCode, Problems};
@@ -16,6 +16,8 @@ use crate::scan::{Planner, Segment};
 use crate::schema::Columns;
 
 const LIMITS: Limits = Limits { width: 1280, height: 720 };
+/// Bytes of the file before the stream.
+const HEADER: u64 = 333;
 
 /// A small generator, so that streams of megabytes cost no time to describe.
 struct Random(u64);
@@ -186,7 +188,7 @@ fn run<E: Encoding>(encoding: &E, bytes: &[u8], mut window: impl FnMut() -> usiz
     loop {
         let end = bytes.len().min(offset + window() * grow);
         let last = end == bytes.len();
-        let consumed = timeline.plan(&bytes[offset..end], offset as u64, last, &mut segments, &mut problems);
+        let consumed = timeline.plan(&bytes[offset..end], HEADER + offset as u64, last, &mut segments, &mut problems);
         if last {
             break;
         }
@@ -196,7 +198,7 @@ fn run<E: Encoding>(encoding: &E, bytes: &[u8], mut window: impl FnMut() -> usiz
     let mut parts = Vec::new();
     let (mut counted, mut triggers) = (0, 0);
     for segment in &segments {
-        let slice = &bytes[segment.offset as usize..][..segment.len as usize];
+        let slice = &bytes[(segment.offset - HEADER) as usize..][..segment.len as usize];
         let counts = encoding.count(&segment.state, slice, segment.offset, &mut problems);
         counted += counts.events;
         triggers += counts.triggers;
@@ -238,16 +240,53 @@ fn check<E: Encoding>(encoding: &E, bytes: &[u8], healthy: bool, random: &mut Ra
         assert!(whole.problems.iter().all(|problem| problem.0 != ProblemCode::LostSync), "nothing is lost: {:?}", whole.problems);
     }
     assert_eq!(whole.counted, whole.events.len() as u64);
-    for scale in [1 << 12, 1 << 16, 1 << 21] {
+    for scale in [1 << 9, 1 << 12, 1 << 16, 1 << 21] {
         let cut = run(encoding, bytes, || 1 + random.below(scale) as usize);
-        let mut expected = whole.problems.clone();
-        let mut found = cut.problems.clone();
-        expected.sort_by_key(|problem| problem.0);
-        found.sort_by_key(|problem| problem.0);
-        assert_eq!(found, expected, "problems do not depend on windows of up to {scale}");
-        assert!(cut.events == whole.events, "events do not depend on windows of up to {scale}");
-        assert_eq!(cut.triggers, whole.triggers);
+        assert_same(&cut, &whole, &format!("windows of up to {scale} bytes"));
     }
+}
+
+fn assert_same(found: &Found, expected: &Found, windows: &str) {
+    let sorted = |found: &Found| {
+        let mut problems = found.problems.clone();
+        problems.sort_by_key(|problem| problem.0);
+        problems
+    };
+    assert_eq!(sorted(found), sorted(expected), "problems do not depend on {windows}");
+    assert!(found.events == expected.events, "events do not depend on {windows}");
+    assert_eq!(found.triggers, expected.triggers);
+}
+
+/// Checks that windows do not matter where more bytes than are looked ahead follow the last time word, and the words
+/// after it are foreign more and more often until they are damage.
+fn check_long_span<E: Encoding>(encoding: &E, time: fn(u64) -> Vec<u8>, other: fn(&mut Random, bool) -> Vec<u8>) {
+    const RAMP: u64 = 500;
+    let random = &mut Random(1);
+    let mut bytes: Vec<u8> = (1000..1010).flat_map(time).collect();
+    for words in 0..RAMP {
+        let foreign = random.below(RAMP) < words;
+        bytes.extend(other(random, foreign));
+    }
+    let ramp = bytes.len();
+    while bytes.len() < ramp + LOOK {
+        bytes.extend(other(random, false));
+    }
+    let restart = random.below(1 << 27);
+    bytes.extend((restart..restart + 10).flat_map(time));
+    let whole = run(encoding, &bytes, || usize::MAX / 4);
+    assert!(whole.problems.iter().any(|problem| problem.0 == ProblemCode::LostSync));
+    for held in (ramp / 2..ramp).step_by(ramp / 30) {
+        let cut = run(encoding, &bytes, || LOOK + held);
+        assert_same(&cut, &whole, &format!("windows of {} bytes", LOOK + held));
+    }
+}
+
+/// [`check`] of a stream of so many words, damaged at so many places.
+fn check_damaged<E: Encoding>(encoding: &E, stream: fn(&mut Random, usize) -> Vec<u8>, (seed, words, places): (u64, usize, u64)) {
+    let random = &mut Random(seed);
+    let mut bytes = stream(random, words);
+    damage(random, &mut bytes, places);
+    check(encoding, &bytes, false, random);
 }
 
 /// 24 cases, always the same; as many new ones as `PROPTEST_CASES` says where it is set.
@@ -277,22 +316,11 @@ proptest! {
 
     #[test]
     fn damaged_streams_do_not_depend_on_windows(seed in any::<u64>(), words in 1_usize..60_000, places in 0_u64..12) {
-        let random = &mut Random(seed);
-        let mut bytes = evt3_stream(random, words);
-        damage(random, &mut bytes, places);
-        check(&Evt3::new(LIMITS), &bytes, false, random);
-        let mut bytes = evt2_stream(random, words);
-        damage(random, &mut bytes, places);
-        check(&Evt2::new(LIMITS), &bytes, false, random);
-        let mut bytes = dat_stream(random, words);
-        damage(random, &mut bytes, places);
-        check(&Dat::new(LIMITS, Record::CdV2, 8), &bytes, false, random);
-        let mut bytes = evt21_stream(random, words / 8);
-        damage(random, &mut bytes, places);
-        check(&Evt21::new(LIMITS, true), &bytes, false, random);
-        let mut bytes = evt4_stream(random, words);
-        damage(random, &mut bytes, places);
-        check(&Evt4::new(LIMITS), &bytes, false, random);
+        check_damaged(&Evt3::new(LIMITS), evt3_stream, (seed, words, places));
+        check_damaged(&Evt2::new(LIMITS), evt2_stream, (seed, words, places));
+        check_damaged(&Dat::new(LIMITS, Record::CdV2, 8), dat_stream, (seed, words, places));
+        check_damaged(&Evt21::new(LIMITS, true), evt21_stream, (seed, words / 8, places));
+        check_damaged(&Evt4::new(LIMITS), evt4_stream, (seed, words, places));
     }
 
     #[test]
@@ -345,6 +373,34 @@ proptest! {
         prop_assert!(part.polarity().is_empty() || part.polarity() == whole.polarity());
         prop_assert_eq!(part.columns(), wanted);
     }
+}
+
+#[test]
+fn pieces_without_time_words_do_not_depend_on_windows() {
+    for case in [(339, 664, 9), (849, 1020, 11), (1496, 467, 4), (1988, 1921, 11), (2791, 1282, 7)] {
+        check_damaged(&Evt21::new(LIMITS, true), evt21_stream, case);
+    }
+    for case in [(176, 1008, 10), (622, 1289, 7), (682, 3390, 9), (922, 900, 5), (1684, 545, 4), (2308, 1730, 1)] {
+        check_damaged(&Evt4::new(LIMITS), evt4_stream, case);
+    }
+}
+
+#[test]
+fn long_spans_without_time_words_do_not_depend_on_windows() {
+    let evt21 = |random: &mut Random, foreign| {
+        let pixel = random.below(64) << 54 | random.below(1280) << 43 | random.below(720) << 32 | 1;
+        (u64::from(foreign) << 61 | pixel).to_le_bytes().to_vec()
+    };
+    check_long_span(&Evt21::new(LIMITS, false), |high| (0x8 << 60 | high << 32).to_le_bytes().to_vec(), evt21);
+    let evt4 = |random: &mut Random, foreign| {
+        let pixel = (random.below(64) << 22 | random.below(1280) << 11 | random.below(720)) as u32;
+        match random.below(4) {
+            _ if foreign => (0x1000_0000 | pixel).to_le_bytes().to_vec(),
+            0 => [0xD000_0000 | pixel, 1].into_iter().flat_map(u32::to_le_bytes).collect(),
+            _ => (0xB000_0000 | pixel).to_le_bytes().to_vec(),
+        }
+    };
+    check_long_span(&Evt4::new(LIMITS), |high| (0xE000_0000 | high as u32).to_le_bytes().to_vec(), evt4);
 }
 
 /// Takes everything and keeps nothing.

@@ -4,8 +4,7 @@
 //! it: a gap or a restarted clock goes on from the new time, a damaged word is contradicted by the next ones. Where
 //! in addition words are foreign to the encoding, bytes have been lost or inserted: decoding stops and goes on
 //! at the first byte from which time words follow each other again, whatever its alignment. What is skipped is
-//! reported. All this depends on the bytes alone and not on how they are split; known exception: in damaged EVT2.1
-//! streams the ends of what is skipped can still differ.
+//! reported. All this depends on the bytes alone and not on how they are split.
 
 use rayon::prelude::*;
 
@@ -23,7 +22,7 @@ const SEGMENT: usize = 256 << 10;
 const GROUP: usize = 64;
 /// Bytes of the first segment after a damaged place.
 const FIRST_SEGMENT: usize = 4 << 10;
-/// Words of a span without time words that are looked at together.
+/// Words without time words that are looked at together.
 const PIECE: usize = 64;
 /// Foreign words that make damage likely, where they are also at least a quarter of all.
 const FOREIGN: usize = 8;
@@ -33,8 +32,12 @@ pub(crate) struct Timeline<E> {
     state: State,
     /// File offset of the words after the last time word.
     span: u64,
+    /// The words of the span, for encodings with [`Encoding::SPANS`].
+    watch: Watch,
     /// File offset from which bytes are being skipped.
     lost_from: Option<u64>,
+    /// File offset of the time word at which a search ended: it needs no other word's support.
+    trusted: Option<u64>,
     /// Bytes of the next segment.
     segment: usize,
     /// Segments to look at together; few after a damaged place, so that many of them cost no more than their bytes.
@@ -69,9 +72,21 @@ struct Window<'a> {
     last: bool,
 }
 
+impl Window<'_> {
+    /// The position of a file offset, as far as the window reaches.
+    fn position(&self, offset: u64) -> usize {
+        usize::try_from(offset.saturating_sub(self.offset)).unwrap_or(usize::MAX).min(self.bytes.len())
+    }
+
+    /// Whether all words of `word` bytes that start in the [`LOOK`] bytes from `at` on are there.
+    fn reaches(&self, at: usize, word: usize) -> bool {
+        self.last || self.bytes.len() - at >= LOOK + word
+    }
+}
+
 impl<E: Encoding> Timeline<E> {
     pub(crate) fn new(encoding: E, state: State) -> Self {
-        Self { encoding, state, span: 0, lost_from: None, segment: SEGMENT, group: GROUP }
+        Self { encoding, state, span: 0, watch: Watch::default(), lost_from: None, trusted: None, segment: SEGMENT, group: GROUP }
     }
 
     /// The value of the last time word before `state`.
@@ -96,9 +111,12 @@ impl<E: Encoding> Timeline<E> {
         first.filter(|_| foreign >= FOREIGN && 4 * foreign >= words)
     }
 
-    /// Where in the window the words after the last time word start, as far as they are in it.
-    fn span(&self, window: Window<'_>) -> usize {
-        usize::try_from(self.span.saturating_sub(window.offset)).unwrap_or(usize::MAX).min(window.bytes.len())
+    /// Starts a span at this file offset.
+    fn start_span(&mut self, offset: u64) {
+        self.span = offset;
+        if E::SPANS {
+            self.watch = Watch::default();
+        }
     }
 
     /// Judges the time word `value` at `at`, which is not near `current`.
@@ -116,11 +134,11 @@ impl<E: Encoding> Timeline<E> {
                 }
             }
         }
-        if path.len() <= WITNESSES && !window.last && bytes.len() - at < LOOK {
+        if path.len() <= WITNESSES && !window.reaches(at, self.encoding.word_bytes()) {
             return Verdict::Wait;
         }
         let end = if path.len() > WITNESSES { places.last().copied().unwrap_or(limit) } else { limit };
-        let span = self.span(window).min(at);
+        let span = window.position(self.span).min(at);
         let back = if at - span > LOOK { span + self.encoding.cut(bytes.get(span..).unwrap_or_default(), at - LOOK - span) } else { span };
         if let Some(first) = self.damage(bytes, back, end) {
             return Verdict::Lose(first.min(at));
@@ -183,10 +201,7 @@ impl<E: Encoding> Timeline<E> {
                 return Some(true);
             }
         }
-        if !window.last && bytes.len() - at < LOOK {
-            return None;
-        }
-        Some(witnesses > 0)
+        window.reaches(at, self.encoding.word_bytes()).then_some(witnesses > 0)
     }
 
     /// The first position from `from` on at which decoding can go on.
@@ -261,41 +276,31 @@ impl<E: Encoding> Timeline<E> {
         window: Window<'_>,
         from: usize,
         to: usize,
-        trusted: Option<usize>,
         plan: &mut Vec<Segment<State>>,
         problems: &mut Problems,
     ) -> Result<usize, usize> {
         let mut open = from;
-        let mut barren = Barren::new(self, window, from);
         let mut exit = self.state;
         let mut times = if exit.timed { (exit.clock, exit.clock) } else { (i64::MAX, i64::MIN) };
         let mut at = from;
         while at < to {
             let Some((_, word)) = Words::new(&self.encoding, window.bytes, at).next() else { break };
             let next = at + self.encoding.stride(word);
-            if let Some(position) = barren.ends(at) {
-                self.close(window, (open, position.max(open)), exit, order(times), plan);
-                self.rewind(window, position, exit, plan);
-                self.lost_from = Some(window.offset + position as u64);
-                return Ok(position);
-            }
             if let Some(value) = self.encoding.time(word) {
                 let current = Self::current(&exit);
-                if trusted != Some(at) && !current.is_some_and(|current| near::<E>(current, value)) {
+                if self.trusted != Some(window.offset + at as u64) && !current.is_some_and(|current| near::<E>(current, value)) {
                     let resume = match self.judge(window, at, value, current) {
                         Verdict::Trust => None,
                         Verdict::SkipWord => Some(next),
                         Verdict::SkipTo(position) => Some(position),
                         Verdict::Lose(position) => {
-                            self.close(window, (open, position.max(open)), exit, order(times), plan);
-                            self.rewind(window, position, exit, plan);
+                            self.close_before(window, (open, position), exit, times, plan);
                             self.lost_from = Some(window.offset + position as u64);
                             return Ok(position);
                         }
                         Verdict::Wait => {
-                            let position = self.hold_back(window.bytes, self.span(window).min(at), at);
-                            self.close(window, (open, position.max(open)), exit, order(times), plan);
-                            self.rewind(window, position, exit, plan);
+                            let position = self.hold_back(window.bytes, window.position(self.span).min(at), at);
+                            self.close_before(window, (open, position), exit, times, plan);
                             return Err(position);
                         }
                     };
@@ -307,8 +312,7 @@ impl<E: Encoding> Timeline<E> {
                         self.report(window.offset + at as u64, (resume - at) as u64, problems);
                         times = (exit.clock, exit.clock);
                         (open, at) = (resume, resume);
-                        self.span = window.offset + resume as u64;
-                        barren = Barren::new(self, window, resume);
+                        self.start_span(window.offset + resume as u64);
                         if resume > to {
                             return Ok(resume);
                         }
@@ -317,10 +321,14 @@ impl<E: Encoding> Timeline<E> {
                 }
                 Self::tick(&mut exit, value);
                 times = (times.0.min(exit.clock), times.1.max(exit.clock));
-                self.span = window.offset + next as u64;
-                barren = Barren::new(self, window, next);
-            } else {
-                barren.push(at, self.encoding.is_foreign(word));
+                self.start_span(window.offset + next as u64);
+            } else if E::SPANS
+                && let Some(first) = self.watch.push(window.offset + at as u64, self.encoding.is_foreign(word))
+            {
+                let position = window.position(first);
+                self.close_before(window, (open, position), exit, times, plan);
+                self.lost_from = Some(first);
+                return Ok(position);
             }
             at = next;
         }
@@ -329,9 +337,17 @@ impl<E: Encoding> Timeline<E> {
         Ok(end)
     }
 
+    /// Closes the segment that is open since `bytes.0` at `bytes.1`, even if that lies before it; no time word stands
+    /// between there and where `exit` is.
+    fn close_before(&mut self, window: Window<'_>, bytes: (usize, usize), exit: State, times: (i64, i64), plan: &mut Vec<Segment<State>>) {
+        self.close(window, (bytes.0, bytes.1.max(bytes.0)), exit, order(times), plan);
+        self.rewind(window, bytes.1, exit, plan);
+    }
+
     /// Takes back what was planned from `position` on; no time word stands between there and where `exit` is.
     fn rewind(&mut self, window: Window<'_>, position: usize, exit: State, plan: &mut Vec<Segment<State>>) {
         let offset = window.offset + position as u64;
+        self.watch.rewind();
         while let Some(segment) = plan.pop_if(|segment| segment.offset + segment.len > offset) {
             self.state = segment.state;
             if segment.offset < offset {
@@ -357,7 +373,7 @@ impl<E: Encoding> Timeline<E> {
         for (at, word) in Words::new(&self.encoding, bytes, from).take_while(|(at, _)| *at < to) {
             if self.encoding.time(word).is_some() {
                 first = None;
-            } else if self.encoding.is_foreign(word) && to - at < LOOK {
+            } else if self.encoding.is_foreign(word) && to - at <= LOOK {
                 first.get_or_insert(at);
             }
         }
@@ -372,56 +388,52 @@ fn steps_back<E: Encoding>(from: u32, to: u32) -> bool {
 
 /// Whether `to` follows `from` as in a sensor's stream, which repeats its time words every few microseconds.
 fn follows<E: Encoding>(from: u32, to: u32) -> bool {
-    near::<E>(from, to) && (forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8)
+    forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8
 }
 
-/// Watches a span without time words, piece by piece: a piece with three foreign words of four is damage. Only for encodings
-/// that show no time words at all when they are read out of step.
-struct Barren {
-    /// Where the piece starts, and its length in bytes; 0 for not watching.
-    start: usize,
-    len: usize,
-    first: Option<usize>,
-    foreign: usize,
+/// Watches a span without time words, piece by piece: a piece starts at a foreign word, and is damage if three words of
+/// four are foreign. Only for encodings that show no time words at all when they are read out of step.
+///
+/// Where pieces start follows from the words alone. Complete ones are final; where planning goes back or waits for more
+/// bytes, the open one is given up, and starts again at its first word: a window never starts behind that.
+#[derive(Debug, Default)]
+struct Watch {
+    /// File offset before which all pieces are complete.
+    from: u64,
+    /// File offset of the first word of the open piece; words so far (0 for no open piece), and the foreign of them.
+    first: u64,
     words: usize,
+    foreign: usize,
 }
 
-impl Barren {
-    fn new<E: Encoding>(timeline: &Timeline<E>, window: Window<'_>, at: usize) -> Self {
-        let mut barren = Self { start: at, len: 0, first: None, foreign: 0, words: 0 };
-        if !E::SPANS {
-            return barren;
-        }
-        barren.len = PIECE * timeline.encoding.word_bytes();
-        let behind = (window.offset + at as u64).saturating_sub(timeline.span);
-        // The piece that ends at or after `at`; it is in the window, because windows end between pieces.
-        let into = usize::try_from(behind.saturating_sub(1) % barren.len as u64).unwrap_or(0) + usize::from(behind > 0);
-        barren.start = at.saturating_sub(into);
-        for (place, word) in Words::new(&timeline.encoding, window.bytes, barren.start).take_while(|(place, _)| *place < at) {
-            barren.push(place, timeline.encoding.is_foreign(word));
-        }
-        barren
-    }
-
-    fn push(&mut self, at: usize, foreign: bool) {
-        self.words += 1;
-        if foreign {
-            self.foreign += 1;
-            self.first.get_or_insert(at);
-        }
-    }
-
-    /// The first foreign word of a piece that ends at or before `at`, if the piece is damaged.
-    fn ends(&mut self, at: usize) -> Option<usize> {
-        if self.len == 0 || at < self.start + self.len {
+impl Watch {
+    /// Takes the word at file offset `at`; gives the first word of the piece that it completes, if that is damage.
+    fn push(&mut self, at: u64, foreign: bool) -> Option<u64> {
+        if at < self.from || self.words == 0 && !foreign {
             return None;
         }
-        if 4 * self.foreign >= 3 * self.words && self.first.is_some() {
-            return self.first;
+        if self.words == 0 {
+            self.first = at;
         }
-        let start = self.start + (at - self.start) / self.len * self.len;
-        *self = Self { start, len: self.len, first: None, foreign: 0, words: 0 };
-        None
+        self.words += 1;
+        self.foreign += usize::from(foreign);
+        if self.words < PIECE {
+            return None;
+        }
+        let damage = 4 * self.foreign >= 3 * self.words;
+        self.from = at + 1;
+        self.rewind();
+        damage.then_some(self.first)
+    }
+
+    /// The first word of the open piece.
+    fn open(&self) -> Option<u64> {
+        (self.words > 0).then_some(self.first)
+    }
+
+    /// Gives up the open piece.
+    fn rewind(&mut self) {
+        (self.words, self.foreign) = (0, 0);
     }
 }
 
@@ -438,8 +450,6 @@ impl<E: Encoding> Planner for Timeline<E> {
         let mut at = 0;
         // Where the bytes stop being sure, for each alignment of words.
         let mut ends = vec![None; self.encoding.word_bytes()];
-        // The time word at which a search ended: it needs no other word's support.
-        let mut trusted = None;
         loop {
             if let Some(lost_from) = self.lost_from {
                 match self.search(window, at) {
@@ -451,8 +461,8 @@ impl<E: Encoding> Planner for Timeline<E> {
                             self.state.forget_position();
                         }
                         (at, self.segment, self.group) = (position, FIRST_SEGMENT, 1);
-                        self.span = offset + position as u64;
-                        trusted = Some(position);
+                        self.start_span(offset + position as u64);
+                        self.trusted = Some(offset + position as u64);
                     }
                     Search::Wait(position) => return position,
                     Search::Nowhere => {
@@ -470,10 +480,7 @@ impl<E: Encoding> Planner for Timeline<E> {
                 // Found for an earlier position: holding back more than need be changes nothing.
                 Some(end) => end,
                 None => {
-                    let mut end = self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole);
-                    if E::SPANS {
-                        end = end.min(self.incomplete_piece(window, at, whole));
-                    }
+                    let end = self.hold_back(bytes, self.last_time(bytes, at, whole).unwrap_or(at), whole);
                     if let Some(known) = ends.get_mut(alignment) {
                         *known = Some(end);
                     }
@@ -485,6 +492,10 @@ impl<E: Encoding> Planner for Timeline<E> {
                     let (rest, place) = ((bytes.len() - whole) as u64, offset + whole as u64);
                     problems.add(ProblemCode::Truncated, 1, rest, place, || format!("{rest} bytes of an unfinished word at byte {place}"));
                     return bytes.len();
+                }
+                if let Some(first) = self.watch.open().filter(|_| !last) {
+                    at = window.position(first);
+                    self.rewind(window, at, self.state, plan);
                 }
                 return at;
             }
@@ -500,16 +511,17 @@ impl<E: Encoding> Planner for Timeline<E> {
             for ((from, to), (scan, tail)) in stretches.into_iter().zip(scans) {
                 let near_first =
                     scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));
-                if near_first && !self.may_be_barren(window, (from, to), scan) {
+                if near_first && !self.may_complete_piece(window, (from, to), scan) {
                     self.close_smooth(window, (from, to), (scan, tail), plan);
                     if scan.is_some() {
                         let last = self.last_time(bytes, from, to).map_or(from, |at| at + word);
-                        self.span = offset + last as u64;
+                        self.start_span(offset + last as u64);
                     }
+                    self.watch_rest(window, (from, to));
                     at = to;
                     continue;
                 }
-                match self.step(window, from, to, trusted, plan, problems) {
+                match self.step(window, from, to, plan, problems) {
                     Ok(position) => at = position,
                     Err(position) => return position,
                 }
@@ -538,25 +550,26 @@ impl<E: Encoding> Timeline<E> {
         None
     }
 
-    /// Whether a stretch can hold, or complete, a piece of a long span that needs a look at its words.
-    fn may_be_barren(&self, window: Window<'_>, stretch: (usize, usize), scan: Option<TimeScan>) -> bool {
+    /// Whether a stretch can complete a piece of a span.
+    fn may_complete_piece(&self, window: Window<'_>, stretch: (usize, usize), scan: Option<TimeScan>) -> bool {
         if !E::SPANS {
             return false;
         }
         let piece = PIECE * self.encoding.word_bytes();
         let first = stretch.0 + scan.map_or(stretch.1 - stretch.0, |scan| scan.first_at);
-        scan.is_some_and(|scan| scan.longest >= piece / 2) || window.offset + first as u64 >= self.span + piece as u64
+        scan.is_some_and(|scan| scan.longest >= piece) || window.offset + first as u64 >= self.span + piece as u64
     }
 
-    /// Where the piece of a span starts that is not complete at `to`.
-    fn incomplete_piece(&self, window: Window<'_>, at: usize, to: usize) -> usize {
-        let last = self.last_time(window.bytes, at, to).map(|last| last + self.encoding.word_bytes());
-        let span = last.map_or(self.span, |last| window.offset + last as u64);
-        let piece = (PIECE * self.encoding.word_bytes()) as u64;
-        let end = window.offset + to as u64;
-        let start = end - (end.saturating_sub(span)) % piece;
-        let start = usize::try_from(start.saturating_sub(window.offset)).unwrap_or(to).clamp(at, to);
-        at + self.encoding.cut(window.bytes.get(at..to).unwrap_or_default(), start - at)
+    /// Watches the words of a stretch after its last time word, too few for a piece.
+    fn watch_rest(&mut self, window: Window<'_>, stretch: (usize, usize)) {
+        if !E::SPANS {
+            return;
+        }
+        let from = window.position(self.span).max(stretch.0);
+        for (at, word) in Words::new(&self.encoding, window.bytes, from).take_while(|(at, _)| *at < stretch.1) {
+            let damage = self.watch.push(window.offset + at as u64, self.encoding.is_foreign(word));
+            debug_assert!(damage.is_none(), "a span shorter than a piece completes none");
+        }
     }
 
     /// Positions that cut `at..end` into stretches.
