@@ -147,7 +147,7 @@ impl Ambiguous {
         Self { names }
     }
 
-    fn refuse<T>(&self) -> Result<T> {
+    pub(crate) fn refuse<T>(&self) -> Result<T> {
         let names: Vec<_> = self.names.iter().take(24).map(|name| format!("`{name}`")).collect();
         Err(Error::invalid(format!("the file has {} streams of events: choose one with `stream`", self.names.len()))
             .expecting(format!("one of {}", names.join(", ")))

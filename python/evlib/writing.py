@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from evlib.recording import Recording
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_BY_EXTENSION = {".raw": "evt3"}
+_BY_EXTENSION = {".raw": "evt3", ".aedat4": "aedat4"}
 
 
 def _frames(data: Any) -> Iterator[pl.DataFrame]:  # noqa: ANN401
@@ -74,6 +74,7 @@ def write_events(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     overwrite: bool = False,
+    compression: Literal["lz4", "none"] | None = None,
 ) -> int:
     """Write events to a new recording.
 
@@ -88,11 +89,13 @@ def write_events(
     path
         The new file.
     format
-        `evt3` or `evt2`; by default what the extension stands for, `.raw` being `evt3`.
+        `evt3`, `evt2` or `aedat4`; by default what the extension stands for: `.raw` is `evt3`, `.aedat4` is `aedat4`.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
         Whether a file that is there may be replaced.
+    compression
+        AEDAT4: `lz4` (the default) or `none`.
 
     Returns
     -------
@@ -105,7 +108,7 @@ def write_events(
         The file is there and `overwrite` is false.
     ValueError
         A row that the format cannot hold, by its number: times that go back, are negative or too large (2^46 us for
-        `evt3`, 2^55 us for `evt2`), pixels outside the geometry, polarity other than 1 or -1.
+        `evt3`, 2^55 us for `evt2`, neither for `aedat4`), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------
@@ -125,8 +128,10 @@ def write_events(
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
-        raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"` or `"evt2"`')
-    writer = _evlib.Writer(name, format, size, overwrite)
+        raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"`, `"evt2"` or `"aedat4"`')
+    if compression not in (None, "lz4", "none"):
+        raise ArgumentError(f'`compression` is "lz4" or "none", found {compression!r}')
+    writer = _evlib.Writer(name, format, size, overwrite, compression)
     try:
         for frame in _frames(data):
             writer.write(_conform(frame))

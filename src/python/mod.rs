@@ -135,6 +135,11 @@ impl PyRecording {
         errors::run(py, || self.0.triggers()).map(|triggers| Batch::new(triggers.into_record_batch()))
     }
 
+    fn side(&self, py: Python<'_>, name: &str) -> PyResult<PySideStream> {
+        let stream = errors::run(py, || self.0.side_stream(name).map_err(|error| error.with_path(self.0.path())))?;
+        Ok(PySideStream(stream.kind(), Mutex::new(stream)))
+    }
+
     fn read(&self, py: Python<'_>, selection: PySelection) -> PyResult<Batch> {
         errors::run(py, || self.0.read(&selection.into_selection()?)).map(|events| Batch::new(events.to_record_batch()))
     }
@@ -178,6 +183,27 @@ impl PyBatches {
     }
 }
 
+/// An iterator of [`Batch`] over a stream beside the events.
+#[pyclass(name = "SideStream", module = "evlib._evlib", frozen)]
+struct PySideStream(crate::StreamKind, Mutex<crate::SideStream>);
+
+#[pymethods]
+impl PySideStream {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        let next = errors::run(py, || self.1.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
+        Ok(next.map(Batch::new))
+    }
+}
+
 /// A recording being written.
 #[pyclass(name = "Writer", module = "evlib._evlib", frozen)]
 struct PyWriter(Mutex<Option<crate::EventWriter>>);
@@ -185,9 +211,20 @@ struct PyWriter(Mutex<Option<crate::EventWriter>>);
 #[pymethods]
 impl PyWriter {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf, format: &str, geometry: (u32, u32), overwrite: bool) -> PyResult<Self> {
-        let writer =
-            errors::run(py, || crate::EventWriter::create(path, format.parse()?, Geometry::new(geometry.0, geometry.1)?, overwrite))?;
+    #[pyo3(signature = (path, format, geometry, overwrite, compression=None))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        format: &str,
+        geometry: (u32, u32),
+        overwrite: bool,
+        compression: Option<&str>,
+    ) -> PyResult<Self> {
+        let writer = errors::run(py, || {
+            let compression = compression.map(crate::Compression::from_name).transpose()?;
+            let geometry = Geometry::new(geometry.0, geometry.1)?;
+            crate::EventWriter::create_compressed(path, format.parse()?, geometry, overwrite, compression)
+        })?;
         Ok(Self(Mutex::new(Some(writer))))
     }
 
@@ -243,7 +280,7 @@ fn identify(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, &'static s
 #[pymodule(gil_used = false)]
 mod _evlib {
     #[pymodule_export]
-    use super::{Batch, PyBatches, PyRecording, PyWriter, identify, open};
+    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives it")]

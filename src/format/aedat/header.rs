@@ -10,6 +10,11 @@ const LONGEST: usize = 32 << 20;
 /// Bytes read at a time.
 const STEP: usize = 1 << 20;
 
+/// Preferences that tell what the data mean.
+const PREFERENCES: [&str; 2] = [ACCELERATION, ROTATION];
+const ACCELERATION: &str = "ImuAccelScale";
+const ROTATION: &str = "ImuGyroScale";
+
 /// First bytes of every AEDAT file that says what it is.
 pub(crate) const MAGIC: &[u8] = b"#!AER-DAT";
 
@@ -18,7 +23,7 @@ pub(crate) const MAGIC: &[u8] = b"#!AER-DAT";
 pub(crate) struct Header {
     /// What the first line says, as `2.0`; none in files of version 1.0 that have no such line.
     pub(crate) version: Option<String>,
-    /// Lines of the form `key: value`, without the preferences that jAER appends.
+    /// Lines of the form `key: value`, and the few of the preferences that jAER appends which matter to the data.
     pub(crate) fields: Vec<(String, String)>,
     /// Byte at which the data start.
     pub(crate) end: u64,
@@ -51,14 +56,18 @@ impl Header {
                 "End Of ASCII Header" | "!END-HEADER" => break,
                 _ if text.starts_with("Start of Preferences") => preferences = true,
                 _ if text.starts_with("End of Preferences") => preferences = false,
-                _ if preferences || text.starts_with('<') => {}
+                _ if preferences || text.starts_with('<') => {
+                    if let Some((key, value)) = preference(text).filter(|(key, _)| PREFERENCES.contains(key)) {
+                        header.fields.push((key.to_owned(), value.to_owned()));
+                    }
+                }
                 _ => {
                     if let Some(version) = text.strip_prefix("!AER-DAT") {
                         header.version.get_or_insert_with(|| version.to_owned());
-                    } else if let Some((key, value)) = text.split_once(':').filter(|(key, _)| key.len() <= 64) {
-                        header.fields.push((key.trim().to_owned(), value.trim().to_owned()));
                     } else if let Some(date) = text.strip_prefix("created ") {
                         header.fields.push(("created".to_owned(), date.to_owned()));
+                    } else if let Some((key, value)) = text.split_once(':').filter(|(key, _)| key.len() <= 64) {
+                        header.fields.push((key.trim().to_owned(), value.trim().to_owned()));
                     }
                 }
             }
@@ -71,12 +80,35 @@ impl Header {
         self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
+    /// Units of the IMU's values in a g and in a degree a second: of the full scales that the preferences name, or of
+    /// the usual ones, ±4 g and ±500 °/s.
+    pub(crate) fn imu_scales(&self) -> (f32, f32) {
+        let full = |key: &str, prefix: &str| self.get(key)?.strip_prefix(prefix)?.parse::<u16>().ok();
+        let acceleration = match full(ACCELERATION, "ImuAccelScaleG") {
+            Some(g @ (2 | 4 | 8 | 16)) => 32768.0 / f32::from(g),
+            _ => 8192.0,
+        };
+        let rotation = match full(ROTATION, "GyroFullScaleDegPerSec") {
+            Some(250) => 131.0,
+            Some(1000) => 32.8,
+            Some(2000) => 16.4,
+            _ => 65.5,
+        };
+        (acceleration, rotation)
+    }
+
     /// The lines `Source <number>: <name>` of version 3, by number.
     pub(crate) fn sources(&self) -> Vec<(i16, String)> {
         let sources =
             self.fields.iter().filter_map(|(key, value)| Some((key.strip_prefix("Source ")?.trim().parse().ok()?, value.clone())));
         sources.collect()
     }
+}
+
+/// Key and value of a line `<entry key="..." value="..."/>`.
+fn preference(text: &str) -> Option<(&str, &str)> {
+    let (key, rest) = text.strip_prefix("<entry key=\"")?.split_once('"')?;
+    Some((key, rest.strip_prefix(" value=\"")?.split_once('"')?.0))
 }
 
 /// The header line that `bytes` start with, without its LF; `None` where data start.

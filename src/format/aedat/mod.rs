@@ -100,10 +100,10 @@ fn open_records(source: Source, head: &[u8], options: &OpenOptions, mut identity
     ];
     if layout == Layout::Davis {
         streams.push(Stream::new("frames", StreamKind::Frames, "APS samples", None));
-        streams.push(Stream::new("imu", StreamKind::Imu, "IMU samples, scales of ±4 g and ±500 °/s", None));
+        streams.push(Stream::new("imu", StreamKind::Imu, "IMU samples", None));
     }
     choose_only(options, "events")?;
-    let records = Records::new(header.end, address, layout, sensor);
+    let records = Records::new(header.end, address, layout, sensor, header.imu_scales());
     let reader: Arc<dyn Reader> = Arc::new(RecordReader::new(source, records));
     Ok(Opened { identity, geometry: Some(sensor), metadata: header.fields, streams, reader })
 }
@@ -309,7 +309,8 @@ fn open_4(source: Source, head: &[u8], options: &OpenOptions, mut identity: Iden
     let stream = chosen.and_then(|chosen| described.get(chosen));
     let camera = stream.map(|stream| stream.source.as_str()).filter(|source| !source.is_empty());
     let same_camera = |other: &Described| camera.is_some_and(|camera| other.source == camera);
-    let triggers_named = described.iter().any(|other| other.stream_kind() == StreamKind::Triggers && same_camera(other));
+    // Triggers that no camera names are everybody's.
+    let named = |kind: StreamKind| described.iter().any(|other| other.stream_kind() == kind && same_camera(other));
     let sides = described
         .iter()
         .zip(&names)
@@ -320,7 +321,7 @@ fn open_4(source: Source, head: &[u8], options: &OpenOptions, mut identity: Iden
             alias: other.id.to_string(),
             kind: other.stream_kind(),
             number: at as u16,
-            chosen: !triggers_named || same_camera(other),
+            chosen: !named(other.stream_kind()) || same_camera(other),
         })
         .collect();
     let sized =

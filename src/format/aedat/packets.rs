@@ -8,9 +8,9 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::columns::{EventColumns, Slots, TriggerColumns, trigger_schema};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::problem::{ProblemCode, Problems};
-use crate::reader::{BatchStream, Reader, no_side_stream};
+use crate::reader::{Ambiguous, BatchStream, Reader, no_side_stream};
 use crate::recording::StreamKind;
 use crate::schema::{Columns, TimeRange};
 use crate::selection::Selection;
@@ -111,7 +111,7 @@ pub(crate) struct Side {
     pub(crate) kind: StreamKind,
     /// Number in the directory.
     pub(crate) number: u16,
-    /// Whether its triggers are those of the recording.
+    /// Whether it belongs to the events that are read.
     pub(crate) chosen: bool,
 }
 
@@ -276,11 +276,7 @@ impl<C: Container> PacketReader<C> {
     /// The table, if it is clear which events are to be read.
     fn events(&self, pool: &ThreadPool) -> Result<&Arc<TableReader<Packets<C>>>> {
         if !self.undecided.is_empty() {
-            let names: Vec<_> = self.undecided.iter().map(|name| format!("`{name}`")).collect();
-            return Err(Error::invalid(format!("the file has {} streams of events: choose one with `stream`", names.len()))
-                .expecting(format!("one of {}", names.join(", ")))
-                .but_found("none chosen")
-                .with_path(self.source.path()));
+            return Ambiguous::new(self.undecided.clone()).refuse();
         }
         self.table(pool)
     }
@@ -303,6 +299,16 @@ impl<C: Container> PacketReader<C> {
         let mut all = SideRows::default();
         parts.into_iter().for_each(|part| all.append(part));
         Ok(all)
+    }
+
+    /// The stream of that name or number; or the one of that kind, or the one of them that belongs to the events.
+    fn side_named(&self, name: &str) -> Option<&Side> {
+        let by_name = self.sides.iter().find(|side| side.name == name).or_else(|| self.sides.iter().find(|side| side.alias == name));
+        let only = |chosen: bool| {
+            let mut some = self.sides.iter().filter(|side| side.kind.name() == name && (side.chosen || !chosen));
+            some.next().filter(|_| some.next().is_none())
+        };
+        by_name.or_else(|| only(false)).or_else(|| only(true))
     }
 
     /// The kind of the stream of this number, if `wanted`.
@@ -389,7 +395,7 @@ impl<C: Container> Reader for PacketReader<C> {
     }
 
     fn side(self: Arc<Self>, name: &str, pool: Arc<ThreadPool>) -> Result<SideStream> {
-        let wanted = self.sides.iter().find(|side| side.name == name).or_else(|| self.sides.iter().find(|side| side.alias == name));
+        let wanted = self.side_named(name);
         let Some(side) = wanted.filter(|side| matches!(side.kind, StreamKind::Imu | StreamKind::Frames | StreamKind::Triggers)) else {
             let kinds = [StreamKind::Imu, StreamKind::Frames, StreamKind::Triggers];
             let names: Vec<_> = self.sides.iter().filter(|side| kinds.contains(&side.kind)).map(|side| side.name.as_str()).collect();

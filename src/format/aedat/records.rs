@@ -92,11 +92,13 @@ pub(crate) struct Records {
     layout: Layout,
     /// Size of the sensor, from the far end of which addresses count.
     sensor: Geometry,
+    /// Units of the IMU's values in a g and in a degree a second.
+    imu: (f32, f32),
 }
 
 impl Records {
-    pub(crate) fn new(payload: u64, address: usize, layout: Layout, sensor: Geometry) -> Self {
-        Self { payload, address: if address == 2 { 2 } else { 4 }, layout, sensor }
+    pub(crate) fn new(payload: u64, address: usize, layout: Layout, sensor: Geometry, imu: (f32, f32)) -> Self {
+        Self { payload, address: if address == 2 { 2 } else { 4 }, layout, sensor, imu }
     }
 
     /// Bytes of a record.
@@ -371,13 +373,13 @@ struct ImuBatches {
     done: bool,
 }
 
-/// A sample from its seven values, at the default scales: ±4 g, ±500 °/s.
-fn imu_sample(timestamp: i64, values: &[i16]) -> Option<ImuSample> {
+/// A sample from its seven values.
+fn imu_sample(timestamp: i64, values: &[i16], scales: (f32, f32)) -> Option<ImuSample> {
     let [ax, ay, az, temperature, gx, gy, gz] = values.first_chunk::<7>()?.map(f32::from);
     Some(ImuSample {
         timestamp,
-        accelerometer: [ax, ay, az].map(|value| value / 8192.0),
-        gyroscope: [gx, gy, gz].map(|value| value / 65.5),
+        accelerometer: [ax, ay, az].map(|value| value / scales.0),
+        gyroscope: [gx, gy, gz].map(|value| value / scales.1),
         magnetometer: None,
         temperature: temperature / 340.0 + 35.0,
     })
@@ -388,7 +390,7 @@ impl Iterator for ImuBatches {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.done && self.ready.len() < IMU_ROWS {
-            let (partial, ready) = (&mut self.partial, &mut self.ready);
+            let (partial, ready, scales) = (&mut self.partial, &mut self.ready, self.walk.records.imu);
             let more = self.walk.next(|now, word| {
                 let Word::Imu(kind, value) = word else { return };
                 if usize::from(kind) != partial.len() {
@@ -397,7 +399,7 @@ impl Iterator for ImuBatches {
                 if usize::from(kind) == partial.len() {
                     partial.push(value);
                 }
-                if let Some(sample) = imu_sample(now, partial) {
+                if let Some(sample) = imu_sample(now, partial, scales) {
                     ready.push(sample);
                     partial.clear();
                 }
