@@ -47,18 +47,8 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 10] = [
-        Self::Evt2,
-        Self::Evt21,
-        Self::Evt3,
-        Self::Evt4,
-        Self::Dat,
-        Self::Hdf5,
-        Self::Aedat1,
-        Self::Aedat2,
-        Self::Aedat3,
-        Self::Aedat4,
-    ];
+    pub const ALL: [Self; 10] =
+        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Aedat1, Self::Aedat2, Self::Aedat3, Self::Aedat4];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]

@@ -113,7 +113,7 @@ impl<'a> Table<'a> {
     pub(crate) fn elements(self, index: usize, size: usize) -> Option<(&'a [u8], usize)> {
         let (start, count) = self.vector(index)?;
         let rest = self.bytes.get(start..)?;
-        let len = count.checked_mul(size).unwrap_or(usize::MAX).min(rest.len() / size * size);
+        let len = count.saturating_mul(size).min(rest.len() / size * size);
         Some((rest.get(..len)?, count))
     }
 

@@ -296,14 +296,10 @@ fn open_4(source: Source, head: &[u8], options: &OpenOptions, mut identity: Iden
     };
     let undecided = if chosen.is_none() { events.iter().map(|at| name(*at).to_owned()).collect() } else { Vec::new() };
     let streams = described.iter().zip(&names).map(|(stream, name)| {
-        let mut detail = format!("stream {}, {}", stream.id, stream.kind);
-        if let Some(geometry) = stream.geometry {
-            detail += &format!(", {geometry}");
-        }
-        if !stream.source.is_empty() {
-            detail += &format!(", {}", stream.source);
-        }
-        Stream::new(name.clone(), stream.stream_kind(), detail, None)
+        let mut detail = vec![format!("stream {}", stream.id), stream.kind.clone()];
+        detail.extend(stream.geometry.map(|geometry| geometry.to_string()));
+        detail.extend((!stream.source.is_empty()).then(|| stream.source.clone()));
+        Stream::new(name.clone(), stream.stream_kind(), detail.join(", "), None)
     });
     let streams = streams.collect();
     let stream = chosen.and_then(|chosen| described.get(chosen));

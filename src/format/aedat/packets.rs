@@ -297,7 +297,9 @@ impl<C: Container> PacketReader<C> {
             })
             .collect::<Result<_>>()?;
         let mut all = SideRows::default();
-        parts.into_iter().for_each(|part| all.append(part));
+        for part in parts {
+            all.append(part);
+        }
         Ok(all)
     }
 
@@ -420,12 +422,11 @@ struct Lazily<C: Container> {
 
 impl<C: Container> BatchStream for Lazily<C> {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        let batches = match &mut self.batches {
-            Some(batches) => batches,
-            None => {
-                let table = Arc::clone(self.reader.events(pool)?);
-                self.batches.insert(table.batches(&self.selection))
-            }
+        let batches = if let Some(batches) = &mut self.batches {
+            batches
+        } else {
+            let table = Arc::clone(self.reader.events(pool)?);
+            self.batches.insert(table.batches(&self.selection))
         };
         batches.next(rows, pool)
     }
@@ -443,13 +444,12 @@ struct SideBatches<C: Container> {
 
 impl<C: Container> SideBatches<C> {
     fn fetch(&mut self) -> Result<Option<arrow_array::RecordBatch>> {
-        let packets = match &mut self.packets {
-            Some(packets) => packets,
-            None => {
-                let places = self.reader.places(&self.pool)?;
-                let own = places.iter().filter(|(number, _)| *number == self.number);
-                self.packets.insert(own.map(|(_, place)| (self.kind, *place)).collect())
-            }
+        let packets = if let Some(packets) = &mut self.packets {
+            packets
+        } else {
+            let places = self.reader.places(&self.pool)?;
+            let own = places.iter().filter(|(number, _)| *number == self.number);
+            self.packets.insert(own.map(|(_, place)| (self.kind, *place)).collect())
         };
         while let Some(group) = groups(packets.get(self.at..).unwrap_or_default()).next() {
             self.at += group.len();

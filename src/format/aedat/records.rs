@@ -138,7 +138,7 @@ impl Records {
     #[inline(always)]
     fn pixel(&self, x: u16, y: u16) -> Option<(u16, u16)> {
         let (width, height) = (self.sensor.width(), self.sensor.height());
-        ((x < width) & (y < height)).then(|| (width - 1 - x.min(width - 1), height - 1 - y.min(height - 1)))
+        (x < width && y < height).then(|| (width - 1 - x.min(width - 1), height - 1 - y.min(height - 1)))
     }
 
     #[inline(always)]
@@ -424,16 +424,27 @@ struct Assembly {
     sensor: Geometry,
     resets: Vec<u16>,
     values: Vec<u16>,
-    /// Whether a pixel has been read after its reset, and after its exposure.
-    seen: Vec<u8>,
-    reset: usize,
+    seen: Vec<Seen>,
+    /// Pixels read after their exposure.
     read: usize,
-    first_reset: i64,
+    /// Times of the first and the last reset read, and of the first read after the exposure.
+    first_reset: Option<i64>,
     last_reset: i64,
-    /// Time of the first and the last reset read, and of the first read after the exposure.
     first_read: i64,
     /// Whether all resets came before the first read.
     global: bool,
+    /// Pixels reset since the last read after an exposure, and when the first of them was: the next frame, where this
+    /// one lacks pixels.
+    since: Vec<usize>,
+    since_us: i64,
+}
+
+/// What is known of a pixel of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    Reset,
+    Both,
 }
 
 impl Assembly {
@@ -443,44 +454,56 @@ impl Assembly {
             sensor,
             resets: vec![0; pixels],
             values: vec![0; pixels],
-            seen: vec![0; pixels],
-            reset: 0,
+            seen: vec![Seen::Nothing; pixels],
             read: 0,
-            first_reset: 0,
+            first_reset: None,
             last_reset: 0,
             first_read: 0,
             global: true,
+            since: Vec::new(),
+            since_us: 0,
         }
     }
 
+    /// Starts the next frame, with the pixels that were reset since the last read.
     fn restart(&mut self) {
-        self.seen.fill(0);
-        (self.reset, self.read, self.global) = (0, 0, true);
+        self.seen.fill(Seen::Nothing);
+        for at in &self.since {
+            if let Some(seen) = self.seen.get_mut(*at) {
+                *seen = Seen::Reset;
+            }
+        }
+        self.first_reset = (!self.since.is_empty()).then_some(self.since_us);
+        (self.read, self.global) = (0, true);
     }
 
     /// Takes a sample of the pixel (`x`, `y`) in the order of tables; gives the frame that it completes.
     fn push(&mut self, now: i64, x: u16, y: u16, signal: bool, value: u16) -> Option<Frame> {
         let at = usize::from(y) * usize::from(self.sensor.width()) + usize::from(x);
+        let seen = *self.seen.get(at)?;
         if !signal {
-            if self.seen.get(at).is_some_and(|seen| *seen != 0) {
+            if seen != Seen::Nothing {
                 // The next frame begins: this one lacks pixels.
                 self.restart();
             }
-            if self.reset == 0 {
-                self.first_reset = now;
-            }
+            self.first_reset.get_or_insert(now);
             self.last_reset = now;
             self.global &= self.read == 0;
-            self.reset += 1;
-            *self.seen.get_mut(at)? = 1;
+            if self.since.is_empty() {
+                self.since_us = now;
+            }
+            if self.since.len() < self.seen.len() {
+                self.since.push(at);
+            }
+            *self.seen.get_mut(at)? = Seen::Reset;
             *self.resets.get_mut(at)? = value;
             return None;
         }
-        let seen = self.seen.get_mut(at)?;
-        if *seen != 1 {
+        self.since.clear();
+        if seen != Seen::Reset {
             return None;
         }
-        *seen = 2;
+        *self.seen.get_mut(at)? = Seen::Both;
         *self.values.get_mut(at)? = self.resets.get(at)?.saturating_sub(value);
         if self.read == 0 {
             self.first_read = now;
@@ -489,7 +512,7 @@ impl Assembly {
         if self.read < self.values.len() {
             return None;
         }
-        let start = if self.global { self.last_reset } else { self.first_reset };
+        let start = if self.global { self.last_reset } else { self.first_reset.unwrap_or(self.last_reset) };
         let frame = Frame {
             timestamp: start + (self.first_read - start) / 2,
             exposure_start: Some(start),

@@ -121,8 +121,7 @@ fn addresses_of_the_format_sheet() {
 
 #[test]
 fn version_1_needs_no_header() {
-    let file = Temporary::new(&records("1.0", "", (0..50).map(|row| (row, 1000 * row)))[40..]);
-    let bytes = file.bytes();
+    let bytes = records("1.0", "", (0..50).map(|row| (row, 1000 * row)));
     let start = bytes.len() - 300;
     let file = Temporary::new(&bytes[start..]);
     let recording = file.open().expect("times that go ahead");
@@ -156,7 +155,7 @@ fn words_that_are_no_events() {
     assert_eq!(["exposure_start", "exposure_end", "timestamp"].map(|name| micros(&frames[0], name)), [11, 21, 16]);
     let samples = side(&recording, "imu");
     let names = ["accelerometer_x", "accelerometer_y", "gyroscope_x", "gyroscope_y", "temperature"];
-    assert_eq!(names.map(|name| float(&samples[0], name)), [1.0, -0.5, 10.0, -2.0, 36.0]);
+    assert_eq!(names.map(|name| float(&samples[0], name).to_string()), ["1", "-0.5", "10", "-2", "36"]);
     assert_eq!(recording.side_stream("other").expect_err("no such stream").kind(), ErrorKind::InvalidArgument);
 }
 
@@ -335,7 +334,8 @@ fn write(rows: &[Row], compression: Compression) -> Temporary {
 
 fn sample(count: i64) -> Vec<Row> {
     let base = 1_600_000_000_000_000;
-    let row = |row: i64| (base + row * 3 + row / 700 * 9_000, (row * 7 % 640) as i16, (row / 3 % 480) as i16, (row % 5).signum() as i8 * -2 + 1);
+    let row =
+        |row: i64| (base + row * 3 + row / 700 * 9_000, (row * 7 % 640) as i16, (row / 3 % 480) as i16, (row % 5).signum() as i8 * -2 + 1);
     (0..count).map(row).collect()
 }
 

@@ -84,7 +84,7 @@ impl Head {
             5..=11 | 13 | 100.. => (8..1 << 28).contains(&head.size),
             _ => false,
         };
-        let time = if head.kind == FRAMES { head.time_at % 4 == 0 } else { head.time_at == 4 || head.kind >= 5 };
+        let time = if head.kind == FRAMES { head.time_at.is_multiple_of(4) } else { head.time_at == 4 || head.kind >= 5 };
         let plausible = size
             && time
             && u64::from(head.time_at) + 4 <= u64::from(head.size)
@@ -372,7 +372,9 @@ impl simd::Kernel for Inside<'_> {
         for event in self.events {
             let word = u64::from_le_bytes(*event) as u32;
             let (x, y) = self.v3.pixel(word);
-            bad |= !is_valid(word) | (x >= width) | (y >= height);
+            bad |= !is_valid(word);
+            bad |= x >= width;
+            bad |= y >= height;
         }
         !bad
     }
@@ -392,8 +394,8 @@ impl simd::Kernel for Split<'_, '_, '_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { events, out, columns, v3, base } = self;
         const BLOCK: usize = 1024;
+        let Self { events, out, columns, v3, base } = self;
         for (index, events) in events.chunks(BLOCK).enumerate() {
             let rows = index * BLOCK..index * BLOCK + events.len();
             let word = |event: &[u8; 8]| u64::from_le_bytes(*event) as u32;

@@ -248,7 +248,7 @@ impl V4 {
     }
 
     /// The table of packets, if it is at `offset`.
-    fn table_at(&self, source: &Source, window: &mut Window<'_>, offset: u64) -> Result<Option<Vec<u8>>> {
+    fn table_at(source: &Source, window: &mut Window<'_>, offset: u64) -> Result<Option<Vec<u8>>> {
         let left = source.len().saturating_sub(offset);
         let head = window.at(offset, 16)?;
         let codec = Codec::of(head);
@@ -280,7 +280,7 @@ impl V4 {
     }
 
     /// The events of a decompressed packet, and how many it claims to have.
-    fn events<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [[u8; EVENT]], usize)> {
+    fn events(bytes: &[u8]) -> Option<(&[[u8; EVENT]], usize)> {
         let buffer = Buffer::new(bytes);
         let root = buffer.root().filter(|_| buffer.identifier() == Some(*b"EVTS"))?;
         // A packet without events may have no vector.
@@ -291,7 +291,7 @@ impl V4 {
     /// Gives the events of a packet to `work`; `None` where it is damaged.
     fn with_events<R>(&self, packet: &[u8], work: impl FnOnce(&[[u8; EVENT]], usize) -> R) -> Option<R> {
         let payload = packet.get(8..)?;
-        codec::with_decoded(self.codec, payload, |bytes| self.events(bytes).map(|(events, count)| work(events, count))).flatten()
+        codec::with_decoded(self.codec, payload, |bytes| Self::events(bytes).map(|(events, count)| work(events, count))).flatten()
     }
 
     /// Finds the wraps of 32-bit times, packet by packet in file order.
@@ -386,7 +386,7 @@ impl Container for V4 {
         let mut table = None;
         // A table that is where the header says ends the packets.
         if let Some(place) = self.table.filter(|place| (self.start..end).contains(place)) {
-            table = self.table_at(source, &mut window, place)?;
+            table = Self::table_at(source, &mut window, place)?;
             if table.is_some() {
                 end = place;
             }
@@ -408,7 +408,7 @@ impl Container for V4 {
                     tables_looked_for += 1;
                     if table.is_none()
                         && tables_looked_for <= TABLES
-                        && let Some(found) = self.table_at(source, &mut window, at)?
+                        && let Some(found) = Self::table_at(source, &mut window, at)?
                     {
                         // A table that the header does not know of.
                         table = Some(found);
@@ -553,7 +553,8 @@ impl simd::Kernel for Inside<'_> {
         let mut outside = false;
         for event in self.events {
             let (x, y) = pixel(event);
-            outside |= (x >= self.width) | (y >= self.height);
+            outside |= x >= self.width;
+            outside |= y >= self.height;
         }
         !outside
     }
@@ -572,9 +573,9 @@ impl simd::Kernel for Split<'_, '_, '_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { events, out, columns, flip } = self;
         // Blocks, so that an event's four values are taken while it is in cache.
         const BLOCK: usize = 512;
+        let Self { events, out, columns, flip } = self;
         for (index, events) in events.chunks(BLOCK).enumerate() {
             let rows = index * BLOCK..index * BLOCK + events.len();
             if columns.contains(Column::X) {
