@@ -299,6 +299,24 @@ pub(crate) struct Rows<'a> {
     pub(crate) len: usize,
 }
 
+impl Rows<'_> {
+    /// The rows of a range, as far as there are any.
+    pub(crate) fn cut(&self, range: std::ops::Range<usize>) -> Self {
+        fn cut<T>(column: &[T], range: std::ops::Range<usize>) -> &[T] {
+            column.get(range).unwrap_or_default()
+        }
+        let end = range.end.min(self.len);
+        let range = range.start.min(end)..end;
+        Self {
+            x: cut(self.x, range.clone()),
+            y: cut(self.y, range.clone()),
+            t: cut(self.t, range.clone()),
+            p: cut(self.p, range.clone()),
+            len: range.len(),
+        }
+    }
+}
+
 /// Some of the rows of a stretch, which ones a byte a row says, or all.
 pub(crate) struct Kept {
     pub(crate) rows: std::ops::Range<usize>,
@@ -357,17 +375,16 @@ impl<'a> Slots<'a> {
 
     /// Takes columns away as a stretch of their own.
     pub(crate) fn take(&mut self, columns: Columns) -> Slots<'a> {
-        fn some<'a, T>(column: &mut &'a mut [T], take: bool) -> &'a mut [T] {
-            if take { std::mem::take(column) } else { &mut [] }
+        let mut taken = Slots { x: &mut [], y: &mut [], t: &mut [], p: &mut [], len: self.len, capacity: self.capacity };
+        for column in columns.iter() {
+            match column {
+                Column::X => taken.x = std::mem::take(&mut self.x),
+                Column::Y => taken.y = std::mem::take(&mut self.y),
+                Column::Timestamp => taken.t = std::mem::take(&mut self.t),
+                Column::Polarity => taken.p = std::mem::take(&mut self.p),
+            }
         }
-        Slots {
-            x: some(&mut self.x, columns.contains(Column::X)),
-            y: some(&mut self.y, columns.contains(Column::Y)),
-            t: some(&mut self.t, columns.contains(Column::Timestamp)),
-            p: some(&mut self.p, columns.contains(Column::Polarity)),
-            len: self.len,
-            capacity: self.capacity,
-        }
+        taken
     }
 
     /// Takes the first `rows` of an untouched stretch away as a stretch of their own.

@@ -63,7 +63,7 @@ pub use recording::{Batches, OpenOptions, Recording, Stream, StreamKind};
 pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeUnit};
 pub use selection::Selection;
 pub use side::{SideStream, frame_schema, imu_schema};
-pub use write::{Compression, EventWriter};
+pub use write::{Compression, EventWriter, Hdf5Layout, WriteOptions};
 
 /// Writes the small recording that the examples of this documentation read: 1000 events in 100 ms.
 ///

@@ -159,7 +159,7 @@ impl<T: Table> TableReader<T> {
     fn in_time(&self, range: TimeRange) -> Result<Vec<Range<u64>>> {
         let rows = self.table.rows();
         if range.is_all() {
-            return Ok(vec![0..rows]);
+            return Ok(std::iter::once(0..rows).collect());
         }
         if self.index.get().is_none() && self.times.get().is_none() {
             if let Some(found) = self.table.seek(range)? {

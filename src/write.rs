@@ -2,41 +2,297 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::columns::EventColumns;
+use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
-use crate::format::Format;
 use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
+use crate::format::{Format, hdf5};
 use crate::schema::{Columns, Geometry};
+use crate::simd::{self, Kernel};
 use crate::source::create_partial;
 
 /// Bytes encoded before they are written.
 const CHUNK: usize = 1 << 20;
 
-/// How the packets or chunks of a recording are compressed.
+/// Layout of HDF5 files that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hdf5Layout {
+    /// That of the DSEC data set, which most loaders read: `/events/{x, y, p, t}`, `/ms_to_idx` and `/t_offset`.
+    Dsec,
+    /// That of Prophesee's tools: `/CD/events` compressed with ECF, `/EXT_TRIGGER/events`, and their indexes.
+    Prophesee,
+}
+
+impl Hdf5Layout {
+    /// Every layout.
+    pub const ALL: [Self; 2] = [Self::Dsec, Self::Prophesee];
+
+    /// Lower-case name, as accepted by [`Hdf5Layout::from_str`].
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dsec => "dsec",
+            Self::Prophesee => "prophesee",
+        }
+    }
+}
+
+impl FromStr for Hdf5Layout {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|layout| layout.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Error::invalid("unknown layout").expecting("`dsec` or `prophesee`").but_found(format!("`{name}`")))
+    }
+}
+
+/// Compression of HDF5 files in the DSEC layout, and of AEDAT 4.0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {
-    /// Not at all.
-    None,
-    /// LZ4.
+    /// Blosc with byte shuffle and Zstandard, as DSEC has it: fast, and read by HDF5 with the Blosc plugin.
+    Zstd,
+    /// Byte shuffle and deflate: slow, and read by every HDF5.
+    Gzip,
+    /// AEDAT 4.0: LZ4 frames, which every reader of the format knows.
     Lz4,
+    /// None.
+    None,
 }
 
 impl Compression {
-    /// The compression of that name.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for any other name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "none" => Ok(Self::None),
-            "lz4" => Ok(Self::Lz4),
-            _ => Err(Error::invalid("unknown compression").expecting("`none` or `lz4`").but_found(format!("`{name}`"))),
+    /// Every compression.
+    pub const ALL: [Self; 4] = [Self::Zstd, Self::Gzip, Self::Lz4, Self::None];
+
+    /// Lower-case name, as accepted by [`Compression::from_str`].
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
+            Self::None => "none",
         }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|compression| compression.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip`, `lz4` or `none`").but_found(format!("`{name}`")))
+    }
+}
+
+/// How to write a recording.
+///
+/// ```
+/// # fn main() -> evlib::Result<()> {
+/// # let path = std::env::temp_dir().join(format!("evlib-doc-write-options-{}.h5", std::process::id()));
+/// use evlib::{Compression, EventColumns, EventWriter, Format, Geometry, Hdf5Layout, WriteOptions};
+/// let options = WriteOptions::new(Format::Hdf5, Geometry::new(640, 480)?)
+///     .with_layout(Hdf5Layout::Dsec)
+///     .with_compression(Compression::Gzip);
+/// let mut writer = EventWriter::create_with(&path, &options)?;
+/// writer.write(&EventColumns::from_slices(&[3], &[5], &[1_000_000], &[1])?)?;
+/// assert_eq!(writer.finish()?, 1);
+/// # std::fs::remove_file(&path).ok();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// Format of the file.
+    pub format: Format,
+    /// Sensor geometry.
+    pub geometry: Geometry,
+    /// Whether a file that is there may be replaced.
+    pub overwrite: bool,
+    /// HDF5: the layout; by default Prophesee's for files named `.hdf5`, that of DSEC for others.
+    pub layout: Option<Hdf5Layout>,
+    /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`]; AEDAT 4.0: [`Compression::Lz4`], which
+    /// is the default, or none.
+    pub compression: Option<Compression>,
+    /// Threads that compress HDF5; all processors by default.
+    pub threads: Option<usize>,
+}
+
+impl WriteOptions {
+    /// A new file in `format`, of a sensor of size `geometry`.
+    #[must_use]
+    pub fn new(format: Format, geometry: Geometry) -> Self {
+        Self { format, geometry, overwrite: false, layout: None, compression: None, threads: None }
+    }
+
+    /// Replaces a file that is there, or not.
+    #[must_use]
+    pub fn with_overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Writes HDF5 in this layout.
+    #[must_use]
+    pub fn with_layout(mut self, layout: Hdf5Layout) -> Self {
+        self.layout = Some(layout);
+        self
+    }
+
+    /// Compresses HDF5 in the DSEC layout, or AEDAT 4.0, in this way.
+    #[must_use]
+    pub fn with_compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// Compresses HDF5 with this many threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+}
+
+/// The file that is being written under a name of its own, beside the one it will have; removed unless it is completed.
+pub(crate) struct Partial {
+    path: PathBuf,
+    place: PathBuf,
+    file: Option<File>,
+}
+
+impl Partial {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let (file, place) = create_partial(path).map_err(|error| Error::io(error, path))?;
+        Ok(Self { path: path.to_path_buf(), place, file: Some(file) })
+    }
+
+    /// Another file for the same place.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(&self.path)
+    }
+
+    /// Where the file is meanwhile.
+    pub(crate) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Appends.
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(bytes).map_err(|error| Error::io(error, &self.path))
+    }
+
+    /// Replaces the first bytes.
+    pub(crate) fn write_over_start(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_over(0, bytes)
+    }
+
+    /// Replaces the bytes at `offset`.
+    pub(crate) fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
+    }
+
+    /// Gives the file its name.
+    fn complete(mut self, overwrite: bool) -> Result<()> {
+        drop(self.file.take());
+        if !overwrite && self.path.exists() {
+            return Err(exists(&self.path));
+        }
+        std::fs::rename(&self.place, &self.path).map_err(|error| Error::io(error, &self.path))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        drop(self.file.take());
+        // Fails, as it should, after the rename.
+        let _ = std::fs::remove_file(&self.place);
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::io(std::io::ErrorKind::AlreadyExists.into(), path).hint("pass `overwrite=True` to replace it")
+}
+
+/// What checked rows go into.
+pub(crate) trait Sink: Send {
+    /// Times that can be held if the first event's is `first`.
+    fn times(&self, first: i64) -> Range<i64>;
+
+    /// What to do about a time after those.
+    fn too_late(&self) -> &'static str {
+        "subtract the first time"
+    }
+
+    /// Appends rows.
+    fn write(&mut self, rows: Rows<'_>) -> Result<()>;
+
+    /// Appends external triggers.
+    fn triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
+        if triggers.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid("external triggers are not written to this format").expecting("HDF5 in the `prophesee` layout"))
+    }
+
+    /// Writes what is left.
+    fn finish(self: Box<Self>) -> Result<Partial>;
+}
+
+/// Formats that are one sequence of bytes.
+struct Bytes {
+    partial: Partial,
+    encoder: Box<dyn Encoder>,
+    buffer: Vec<u8>,
+}
+
+impl Bytes {
+    fn new(partial: Partial, encoder: Box<dyn Encoder>, geometry: Geometry, date: &str) -> Result<Self> {
+        let buffer = encoder.header(geometry, date);
+        let mut bytes = Self { partial, encoder, buffer };
+        bytes.flush()?;
+        Ok(bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.partial.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Sink for Bytes {
+    fn times(&self, _: i64) -> Range<i64> {
+        self.encoder.start_of_time()..self.encoder.end_of_time()
+    }
+
+    fn write(&mut self, rows: Rows<'_>) -> Result<()> {
+        for start in (0..rows.len).step_by(CHUNK / 16) {
+            let Rows { x, y, t, p, .. } = rows.cut(start..rows.len.min(start + CHUNK / 16));
+            self.encoder.encode(x, y, t, p, &mut self.buffer);
+            if self.buffer.len() >= CHUNK {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Partial> {
+        let patch = self.encoder.finish(&mut self.buffer);
+        self.flush()?;
+        if let Some((offset, bytes)) = patch {
+            self.partial.write_over(offset, &bytes)?;
+        }
+        Ok(self.partial)
     }
 }
 
@@ -59,165 +315,219 @@ impl Compression {
 /// # }
 /// ```
 pub struct EventWriter {
-    path: PathBuf,
-    partial: PathBuf,
-    file: Option<File>,
-    encoder: Box<dyn Encoder>,
+    /// Gone once writing to it has failed: what is in the file then is not known.
+    sink: Option<Box<dyn Sink>>,
     geometry: Geometry,
     overwrite: bool,
-    buffer: Vec<u8>,
     rows: u64,
+    first_us: Option<i64>,
     last_us: i64,
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`] or [`Format::Aedat4`], with LZ4) of a sensor
-    /// of size `geometry`.
+    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`] or [`Format::Hdf5`]) of a
+    /// sensor of size `geometry`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
     /// or is there already and `overwrite` is false.
     pub fn create(path: impl AsRef<Path>, format: Format, geometry: Geometry, overwrite: bool) -> Result<Self> {
-        Self::create_compressed(path, format, geometry, overwrite, None)
+        Self::create_with(path, &WriteOptions::new(format, geometry).with_overwrite(overwrite))
     }
 
-    /// As [`EventWriter::create`], with this compression instead of the format's usual one.
+    /// Starts a recording.
     ///
     /// # Errors
-    /// As [`EventWriter::create`]; `InvalidArgument` for a compression that the format does not have.
-    pub fn create_compressed(
-        path: impl AsRef<Path>,
-        format: Format,
-        geometry: Geometry,
-        overwrite: bool,
-        compression: Option<Compression>,
-    ) -> Result<Self> {
-        let path = path.as_ref();
-        if format != Format::Aedat4 && compression.is_some_and(|compression| compression != Compression::None) {
-            return Err(Error::invalid("this format is not compressed").expecting("`aedat4`").but_found(format!("`{format}`")));
-        }
-        let encoder: Box<dyn Encoder> = match format {
-            Format::Evt3 => {
-                check_geometry(geometry)?;
-                Box::new(Evt3Encoder::new(geometry))
+    /// As [`EventWriter::create`]; `InvalidArgument` also for options that the format does not have.
+    pub fn create_with(path: impl AsRef<Path>, options: &WriteOptions) -> Result<Self> {
+        let (path, geometry) = (path.as_ref(), options.geometry);
+        let date = date(SystemTime::now());
+        let encoder: Option<Box<dyn Encoder>> = match options.format {
+            Format::Evt3 => Some(Box::new(Evt3Encoder::new(geometry))),
+            Format::Evt2 => Some(Box::new(Evt2Encoder::default())),
+            Format::Aedat4 => {
+                let compression = options.compression.unwrap_or(Compression::Lz4);
+                if !matches!(compression, Compression::Lz4 | Compression::None) {
+                    return Err(Error::invalid("`aedat4` is not written with this compression")
+                        .expecting("`lz4` or `none`")
+                        .but_found(format!("`{}`", compression.name())));
+                }
+                Some(Box::new(Aedat4Encoder::new(geometry, compression)))
             }
-            Format::Evt2 => {
-                check_geometry(geometry)?;
-                Box::new(Evt2Encoder::default())
-            }
-            Format::Aedat4 => Box::new(Aedat4Encoder::new(geometry, compression.unwrap_or(Compression::Lz4))),
+            Format::Hdf5 => None,
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2` or `aedat4`")
+                    .expecting("`evt3`, `evt2`, `aedat4` or `hdf5`")
                     .but_found(format!("`{other}`")));
             }
         };
+        if encoder.is_some() {
+            let aedat = options.format == Format::Aedat4;
+            if !aedat {
+                check_geometry(geometry)?;
+            }
+            let named = options.layout.map(|layout| ("layout", layout.name()));
+            let compression = options.compression.filter(|_| !aedat).map(|compression| ("compression", compression.name()));
+            if let Some((what, name)) = named.or(compression) {
+                return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
+                    .expecting("the format `hdf5`")
+                    .but_found(format!("{what} `{name}`")));
+            }
+        } else {
+            hdf5::write::check(path, options)?;
+        }
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
         }
-        if !overwrite && path.exists() {
-            return Err(Error::io(std::io::ErrorKind::AlreadyExists.into(), path).hint("pass `overwrite=True` to replace it"));
+        if !options.overwrite && path.exists() {
+            return Err(exists(path));
         }
-        let (file, partial) = create_partial(path).map_err(|error| Error::io(error, path))?;
-        let header = encoder.header(geometry, &date(SystemTime::now()));
-        let last_us = encoder.start_of_time();
-        let mut writer =
-            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us };
-        writer.flush()?;
-        Ok(writer)
+        let partial = Partial::new(path)?;
+        let sink = match encoder {
+            Some(encoder) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
+            None => hdf5::write::sink(path, partial, options, &date)?,
+        };
+        Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN })
     }
 
     /// Appends events. All four columns are needed; times must not go back.
     ///
     /// # Errors
     /// `InvalidArgument` naming the first row that the format cannot hold: a time that is negative, too large or
-    /// before the one in front of it, a pixel outside the geometry, a polarity that is neither 1 nor -1. `Io`.
+    /// before the one in front of it, a pixel outside the geometry, a polarity that is neither 1 nor -1; nothing of
+    /// `events` is written then. `Io`, after which the writer is of no use.
     pub fn write(&mut self, events: &EventColumns) -> Result<()> {
         if events.columns() != Columns::ALL {
             return Err(Error::invalid("writing needs the columns `x`, `y`, `timestamp` and `polarity`"));
         }
-        let (x, y, t, p) = (events.x(), events.y(), events.timestamp(), events.polarity());
-        self.check(x, y, t, p)?;
-        let mut at = 0;
-        while at < events.len() {
-            let rows = at..events.len().min(at + CHUNK / 16);
-            at = rows.end;
-            let (Some(x), Some(y), Some(t), Some(p)) = (x.get(rows.clone()), y.get(rows.clone()), t.get(rows.clone()), p.get(rows)) else {
-                break;
-            };
-            self.encoder.encode(x, y, t, p, &mut self.buffer);
-            if self.buffer.len() >= CHUNK {
-                self.flush()?;
-            }
+        let rows = events.rows(0, events.len());
+        let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
+        let first_us = self.first_us.unwrap_or(*first);
+        let mut sink = self.sink.take().ok_or_else(failed)?;
+        let limits = Limits { geometry: self.geometry, times: sink.times(first_us) };
+        if let Some(at) = limits.offender(rows, self.last_us) {
+            let last = if at == 0 { self.last_us } else { rows.t.get(at - 1).copied().unwrap_or(self.last_us) };
+            let error = limits.refuse(self.rows + at as u64, rows.cut(at..at + 1), last, sink.too_late());
+            self.sink = Some(sink);
+            return Err(error);
         }
+        sink.write(rows)?;
+        self.sink = Some(sink);
         self.rows += events.len() as u64;
-        self.last_us = t.last().copied().unwrap_or(self.last_us);
+        (self.first_us, self.last_us) = (Some(first_us), *last);
         Ok(())
     }
 
-    fn check(&self, x: &[i16], y: &[i16], t: &[i64], p: &[i8]) -> Result<()> {
-        let (width, height) = (self.geometry.width(), self.geometry.height());
-        let times = self.encoder.start_of_time()..self.encoder.end_of_time();
-        let mut last = self.last_us;
-        for (row, (((x, y), t), p)) in x.iter().zip(y).zip(t).zip(p).enumerate() {
-            let fits = times.contains(t) && *t >= last && x.cast_unsigned() < width && y.cast_unsigned() < height && matches!(p, 1 | -1);
-            if !fits {
-                return Err(self.refuse(self.rows + row as u64, *x, *y, *t, *p, last));
-            }
-            last = *t;
+    /// Appends external triggers, on the clock of the events and in order of time among themselves.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the format does not hold any (only HDF5 in Prophesee's layout does), or naming the first
+    /// that it cannot hold. `Io`, after which the writer is of no use.
+    pub fn write_triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
+        let lens = [triggers.id.len(), triggers.polarity.len()];
+        if lens != [triggers.len(); 2] {
+            return Err(Error::invalid("columns differ in length")
+                .expecting(format!("{} values each", triggers.len()))
+                .but_found(format!("{} and {}", lens[0], lens[1])));
         }
-        Ok(())
-    }
-
-    fn refuse(&self, row: u64, x: i16, y: i16, t: i64, p: i8, last: i64) -> Error {
-        let (start, end) = (self.encoder.start_of_time(), self.encoder.end_of_time());
-        let error = Error::invalid(format!("the recording cannot hold row {row}"));
-        if t < start {
-            error.expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")).hint("subtract the first time")
-        } else if t < last {
-            error.expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us")).hint("sort by `timestamp`")
-        } else if t >= end {
-            error.expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint("subtract the first time")
-        } else if !matches!(p, 1 | -1) {
-            error.expecting("polarity 1 or -1").but_found(p.to_string())
-        } else {
-            error.expecting(format!("a pixel of {}", self.geometry)).but_found(format!("x {x}, y {y}"))
+        let mut sink = self.sink.take().ok_or_else(failed)?;
+        let result = sink.triggers(triggers);
+        if result.as_ref().err().is_none_or(|error| error.io_error().is_none()) {
+            self.sink = Some(sink);
         }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if let Some(file) = &mut self.file {
-            file.write_all(&self.buffer).map_err(|error| Error::io(error, &self.path))?;
-        }
-        self.buffer.clear();
-        Ok(())
+        result
     }
 
     /// Completes the file and gives it its name; returns the number of events written.
     ///
     /// # Errors
     /// `Io`, also if another file has taken the name meanwhile and `overwrite` is false.
-    pub fn finish(mut self) -> Result<u64> {
-        let patch = self.encoder.finish(&mut self.buffer);
-        self.flush()?;
-        if let (Some((offset, bytes)), Some(file)) = (patch, &mut self.file) {
-            let patched = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(&bytes));
-            patched.map_err(|error| Error::io(error, &self.path))?;
-        }
-        drop(self.file.take());
-        if !self.overwrite && self.path.exists() {
-            return Err(Error::io(std::io::ErrorKind::AlreadyExists.into(), &self.path));
-        }
-        std::fs::rename(&self.partial, &self.path).map_err(|error| Error::io(error, &self.path))?;
+    pub fn finish(self) -> Result<u64> {
+        self.sink.ok_or_else(failed)?.finish()?.complete(self.overwrite)?;
         Ok(self.rows)
     }
 }
 
-impl Drop for EventWriter {
-    fn drop(&mut self) {
-        drop(self.file.take());
-        // Fails, as it should, after the rename.
-        let _ = std::fs::remove_file(&self.partial);
+fn failed() -> Error {
+    Error::invalid("the writer has failed before: the file is not complete")
+}
+
+/// What a recording can hold.
+struct Limits {
+    geometry: Geometry,
+    times: Range<i64>,
+}
+
+impl Limits {
+    /// The first row that cannot be held after one at `last`.
+    fn offender(&self, rows: Rows<'_>, last: i64) -> Option<usize> {
+        /// Rows that are looked at together: no branch for each of them.
+        const BLOCK: usize = 4096;
+        let mut last = last;
+        for start in (0..rows.len).step_by(BLOCK) {
+            let block = rows.cut(start..rows.len.min(start + BLOCK));
+            if !simd::run(Fits { limits: self, rows: block, last }) {
+                let row = (0..block.len).find(|row| {
+                    let fits = Fits { limits: self, rows: block.cut(*row..row + 1), last }.run();
+                    last = block.t.get(*row).copied().unwrap_or(last);
+                    !fits
+                });
+                return row.map(|row| start + row);
+            }
+            last = block.t.last().copied().unwrap_or(last);
+        }
+        None
+    }
+
+    fn refuse(&self, row: u64, rows: Rows<'_>, last: i64, too_late: &str) -> Error {
+        let (Some(x), Some(y), Some(t), Some(p)) = (rows.x.first(), rows.y.first(), rows.t.first(), rows.p.first()) else {
+            return Error::invalid("no row");
+        };
+        let Range { start, end } = self.times;
+        let error = Error::invalid(format!("the recording cannot hold row {row}"));
+        if *t < start {
+            error.expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")).hint("subtract the first time")
+        } else if *t < last {
+            error.expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us")).hint("sort by `timestamp`")
+        } else if *t >= end {
+            error.expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint(too_late)
+        } else if !matches!(p, 1 | -1) {
+            error.expecting("polarity 1 or -1").but_found(p.to_string())
+        } else {
+            error.expecting(format!("a pixel of {}", self.geometry)).but_found(format!("x {x}, y {y}"))
+        }
+    }
+}
+
+/// Whether all rows are within the limits, and in order from `last` on.
+struct Fits<'a> {
+    limits: &'a Limits,
+    rows: Rows<'a>,
+    last: i64,
+}
+
+impl Kernel for Fits<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Rows { x, y, t, p, .. } = self.rows;
+        let (width, height) = (self.limits.geometry.width(), self.limits.geometry.height());
+        let (Some(first), Some(last)) = (t.first(), t.last()) else { return true };
+        // The times are in order, so that only the outer ones have to be within the range.
+        let mut fits = *first >= self.last && *first >= self.limits.times.start && *last < self.limits.times.end;
+        for (before, after) in t.iter().zip(t.get(1..).unwrap_or_default()) {
+            fits &= before <= after;
+        }
+        for (x, limit) in [(x, width), (y, height)] {
+            for x in x {
+                fits &= x.cast_unsigned() < limit;
+            }
+        }
+        for p in p {
+            fits &= p.unsigned_abs() == 1;
+        }
+        fits
     }
 }
 

@@ -233,7 +233,7 @@ def test_writing_is_refused(tmp_path):
         evlib.write_events(data, tmp_path / "a.aedat4", geometry=(640, 480))
     with pytest.raises(ArgumentError, match="compression"):
         evlib.write_events(data, tmp_path / "a.aedat4", geometry=(640, 480), compression="zstd")
-    with pytest.raises(ArgumentError, match="not compressed"):
+    with pytest.raises(ArgumentError, match="no choice of compression"):
         evlib.write_events(data, tmp_path / "a.raw", geometry=(640, 480), compression="lz4")
     assert list(tmp_path.iterdir()) == []
 

@@ -11,10 +11,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import polars as pl
 import pytest
 
 import evlib
+from evlib import exceptions
 from evlib.cli import _parser, info
 from evlib.cli._output import Progress, table, with_unit
 
@@ -121,8 +123,10 @@ def test_a_geometry_that_cannot_be_is_wrong_usage(clean):
 
 
 def test_every_format_of_the_parser_is_one_of_the_library(clean):
+    with pytest.raises(exceptions.ArgumentError) as error:
+        evlib.open(clean, format="no such format")
     for name in _parser.FORMATS:
-        assert evlib.open(clean, format=name).format == name
+        assert f"`{name}`" in str(error.value)
 
 
 @pytest.mark.parametrize("command", ["info", "head", "check"])
@@ -389,3 +393,66 @@ def test_completion_of_bash(words, expected):
     program = f'{script}\n{call}printf "%s\\n" "${{COMPREPLY[@]}}"'
     found = subprocess.run([bash, "-c", program], capture_output=True, text=True, check=True)
     assert set(found.stdout.split()) == expected
+
+
+# --- convert --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["a.h5", "a.hdf5", "b.raw", "--to evt2 a.bin", "--compression gzip a.h5"])
+def test_convert(target, clean, events, tmp_path):
+    *options, name = target.split()
+    result = evlib_cli("convert", clean, tmp_path / name, *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{tmp_path / name}: {events.height:,} events\n"
+    assert evlib.read_events(tmp_path / name).equals(evlib.read_events(clean))
+    again = evlib_cli("convert", clean, tmp_path / name, *options)
+    assert_one_line_of_error(again, code=1)
+    assert "exists" in again.stderr
+    assert evlib_cli("convert", "--force", clean, tmp_path / name, *options).returncode == 0
+
+
+def test_convert_keeps_triggers_where_it_can(tmp_path):
+    path = tmp_path / "a.hdf5"
+    triggers = {"id": [1, 1], "polarity": [1, -1], "timestamp": [5, 9]}
+    evlib.write_events(
+        {"x": [1], "y": [2], "timestamp": [7], "polarity": [1]}, path, geometry=GEOMETRY, triggers=triggers
+    )
+    kept = evlib_cli("convert", path, tmp_path / "b.hdf5")
+    assert kept.stdout.endswith("1 events, 2 triggers\n")
+    assert evlib.open(tmp_path / "b.hdf5").triggers.collect().equals(evlib.open(path).triggers.collect())
+    lost = evlib_cli("convert", path, tmp_path / "b.raw")
+    assert lost.returncode == 0
+    assert "2 triggers are left out" in lost.stderr
+
+
+def test_convert_says_what_is_lost_and_missing(lossy, events, tmp_path):
+    result = evlib_cli("convert", lossy, tmp_path / "a.h5")
+    assert result.returncode == 3
+    assert "TRUNCATED 1" in result.stderr
+    assert evlib.read_events(tmp_path / "a.h5").height == events.height
+    assert_one_line_of_error(evlib_cli("convert", tmp_path / "a.h5", tmp_path / "a.unknown"), code=2)
+
+
+def test_info_shows_how_columns_are_stored(clean, events, tmp_path):
+    path = tmp_path / "a.h5"
+    assert evlib_cli("convert", clean, path).returncode == 0
+    text = evlib_cli("info", path).stdout
+    assert "DSEC" in text
+    assert f"/events/t: u4 ({events.height}), chunks of 65536, Blosc" in text
+    facts = json.loads(evlib_cli("info", "--json", path).stdout)
+    assert facts["metadata"]["layout"] == "DSEC"
+    assert {row["name"] for row in facts["streams"]["others"]} == {"ms_to_idx", "t_offset"}
+
+
+def test_files_with_several_cameras(tmp_path):
+    path = tmp_path / "two.h5"
+    with h5py.File(path, "w") as file:
+        for camera, rows in {"left": 3, "right": 5}.items():
+            for name in "xytp":
+                file[f"prophesee/{camera}/{name}"] = [1] * rows
+    result = evlib_cli("info", path)
+    assert result.returncode == 0
+    assert "left (" in result.stdout
+    assert "right (" in result.stdout
+    assert "events     5" in evlib_cli("info", "--stream", "right", path).stdout
+    assert_one_line_of_error(evlib_cli("head", path), code=2)

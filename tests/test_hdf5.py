@@ -67,7 +67,9 @@ def frame(events: dict[str, np.ndarray], offset: int = 0) -> pl.DataFrame:
     )
 
 
-def write(path: Path, events: dict[str, np.ndarray], *, group: str = "events", libver=None, userblock=0, **options) -> Path:
+def write(
+    path: Path, events: dict[str, np.ndarray], *, group: str = "events", libver=None, userblock=0, **options
+) -> Path:
     """The common layout: one data set a column."""
     types = {"x": "u2", "y": "u2", "t": "i8", "p": "u1"}
     with h5py.File(path, "w", libver=libver, userblock_size=userblock) as file:
@@ -83,8 +85,10 @@ def check(path: Path, expected: pl.DataFrame, **options) -> evlib.Recording:
     assert opened.read().equals(expected)
     lazy = opened.events
     assert lazy.collect().equals(expected)
-    assert lazy.collect(engine="streaming").sort("timestamp", maintain_order=True).equals(
-        expected.sort("timestamp", maintain_order=True)
+    assert (
+        lazy.collect(engine="streaming")
+        .sort("timestamp", maintain_order=True)
+        .equals(expected.sort("timestamp", maintain_order=True))
     )
     assert opened.event_count == len(expected)
     for rows in (1, 777, 100_000):
@@ -172,7 +176,9 @@ def test_compact_and_soft_links(tmp_path):
 def test_missing_chunks_have_the_fill_value(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name, fill in {"x": 3, "y": 4, "t": 9, "p": 1}.items():
-            made = file.create_dataset(f"events/{name}", (1000,), "u4", chunks=(100,), fillvalue=fill, compression="gzip")
+            made = file.create_dataset(
+                f"events/{name}", (1000,), "u4", chunks=(100,), fillvalue=fill, compression="gzip"
+            )
             made[300:400] = 7
             made[900:] = 8
     expected = {name: np.full(1000, fill) for name, fill in {"x": 3, "y": 4, "t": 9, "p": 1}.items()}
@@ -294,7 +300,9 @@ def test_m3ed(tmp_path):
         for name, events in {"left": left, "right": right}.items():
             group = file.create_group(f"prophesee/{name}")
             for key, values in events.items():
-                group.create_dataset(key, data=values.astype({"t": "i8", "p": "i1"}.get(key, "u2")), chunks=(400,), compression="lzf")
+                group.create_dataset(
+                    key, data=values.astype({"t": "i8", "p": "i1"}.get(key, "u2")), chunks=(400,), compression="lzf"
+                )
             group["ms_map_idx"] = milliseconds(events["t"])
             group["calib/resolution"] = np.array([1280, 720])
         file["ovc/ts"] = np.arange(10)
@@ -375,7 +383,12 @@ def test_tonic_cache_and_ebssa(tmp_path):
     assert check(tmp_path / "tonic.hdf5", frame(events)).metadata["layout"] == "tonic cache"
     with h5py.File(tmp_path / "ebssa.h5", "w") as file:
         for name in ("sat1", "sat2"):
-            for key, values in {"ts": events["t"], "x": events["x"] + 1, "y": events["y"] + 1, "p": events["p"]}.items():
+            for key, values in {
+                "ts": events["t"],
+                "x": events["x"] + 1,
+                "y": events["y"] + 1,
+                "p": events["p"],
+            }.items():
                 file[f"{name}/TD/{key}"] = values.astype("f8").reshape(1, -1)
     assert check(tmp_path / "ebssa.h5", frame(events), stream="sat2").metadata["layout"] == "EBSSA"
 
@@ -405,7 +418,12 @@ def test_the_caller_overrides(tmp_path):
     nanoseconds = {**events, "t": (events["t"] + 500) // 1000}
     check(path, frame(nanoseconds), path_map=path_map, time_unit="ns")
     check(path, frame({**events, "t": events["t"] * 1000}, 17), path_map=path_map, time_unit="ms", time_offset=17)
-    for wrong in ({"x": "/deep"}, {"x": "/deep/er/x_values"}, {"z": "/deep/er/x_values"}, {"events": "/deep/er/x_values"}):
+    for wrong in (
+        {"x": "/deep"},
+        {"x": "/deep/er/x_values"},
+        {"z": "/deep/er/x_values"},
+        {"events": "/deep/er/x_values"},
+    ):
         with pytest.raises(exceptions.ArgumentError):
             evlib.open(path, path_map=wrong)
     with pytest.raises(exceptions.ArgumentError, match="unit"):
@@ -523,22 +541,30 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
 
 
 MUTATED = {
-    "dsec": lambda file, events: [
-        file.create_dataset(f"events/{name}", data=values, chunks=(40,), **FILTERS["blosc-zstd-1"])
-        for name, values in events.items()
-    ]
-    + [file.create_dataset("ms_to_idx", data=milliseconds(events["t"]))],
+    "dsec": lambda file, events: (
+        [
+            file.create_dataset(f"events/{name}", data=values, chunks=(40,), **FILTERS["blosc-zstd-1"])
+            for name, values in events.items()
+        ]
+        + [file.create_dataset("ms_to_idx", data=milliseconds(events["t"]))]
+    ),
     "e2vid": lambda file, events: [
-        file.create_dataset(f"events/{name}s", data=values, maxshape=(None,), chunks=(64,), compression="gzip", shuffle=True)
+        file.create_dataset(
+            f"events/{name}s", data=values, maxshape=(None,), chunks=(64,), compression="gzip", shuffle=True
+        )
         for name, values in events.items()
     ],
     "table": lambda file, events: [
-        file.create_dataset("events", data=np.stack(list(events.values()), 1).astype("u4"), chunks=(33, 4), fletcher32=True)
+        file.create_dataset(
+            "events", data=np.stack(list(events.values()), 1).astype("u4"), chunks=(33, 4), fletcher32=True
+        )
     ],
     "records": lambda file, events: [
         file.create_dataset(
             "data/0",
-            data=np.array(list(zip(*events.values(), strict=True)), dtype=[("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "?")]),
+            data=np.array(
+                list(zip(*events.values(), strict=True)), dtype=[("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "?")]
+            ),
             compression="lzf",
         )
     ],

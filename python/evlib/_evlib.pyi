@@ -12,7 +12,7 @@ from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__all__ = ["Batch", "Batches", "Recording", "SideStream", "Writer", "__version__", "identify", "open"]
+__all__ = ["Batch", "Batches", "Recording", "Writer", "__version__", "identify", "open"]
 
 __version__: str
 """Version of the crate, which is the package's."""
@@ -59,7 +59,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """Short name, as `evt3`, `hdf5` or `aedat4`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
 
     @property
     def confidence(self) -> str:
@@ -106,9 +106,6 @@ class Recording:
     def triggers(self) -> Batch:
         """Read the external triggers: `id`, `polarity`, `timestamp`."""
 
-    def side(self, name: str) -> SideStream:
-        """Read a stream beside the events, by its name or, where there is one of that kind, `imu` or `frames`."""
-
     def read(self, selection: Selection) -> Batch:
         """Read the selected events, decoded in parallel into one set of columns."""
 
@@ -126,30 +123,29 @@ class Recording:
         """
 
 @final
-class SideStream:
-    """Iterator over a stream beside the events, in file order, with memory of a few batches."""
-
-    @property
-    def kind(self) -> str:
-        """`imu`, `frames` or `triggers`."""
-
-    def __iter__(self) -> Self:
-        """Give itself."""
-
-    def __next__(self) -> Batch:
-        """Decode the next batch."""
-
-@final
 class Writer:
     """A recording being written; the file gets its name when it is finished."""
 
     def __new__(
-        cls, path: _Path, format: str, geometry: tuple[int, int], overwrite: bool, compression: str | None = None
+        cls,
+        path: _Path,
+        format: str,
+        geometry: tuple[int, int],
+        overwrite: bool,
+        layout: str | None = None,
+        compression: str | None = None,
     ) -> Self:
-        """Start a file of `format` (`evt3`, `evt2`, `aedat4`) for a sensor of width and height `geometry`."""
+        """Start a file of `format` (`evt3`, `evt2`, `aedat4` or `hdf5`) for a sensor of width and height `geometry`.
+
+        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`;
+        AEDAT4 has compression `lz4` or `none`.
+        """
 
     def write(self, data: _ArrowStream) -> None:
         """Append events with exactly the columns and types of `evlib._scan.SCHEMA`, without null values."""
+
+    def write_triggers(self, data: _ArrowStream) -> None:
+        """Append external triggers with exactly the columns and types that `Recording.triggers` gives."""
 
     def finish(self) -> int:
         """Complete the file and return the number of events in it."""

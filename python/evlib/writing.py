@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from evlib import _arguments, _evlib
-from evlib._scan import SCHEMA
+from evlib._scan import SCHEMA, TRIGGER_SCHEMA
 from evlib.exceptions import ArgumentError
 from evlib.recording import Recording
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-_BY_EXTENSION = {".raw": "evt3", ".aedat4": "aedat4"}
+_BY_EXTENSION = {".raw": "evt3", ".aedat4": "aedat4", ".h5": "hdf5", ".hdf5": "hdf5"}
 
 
-def _frames(data: Any) -> Iterator[pl.DataFrame]:  # noqa: ANN401
-    if isinstance(data, Recording):
+def _frames(
+    data: Any,  # noqa: ANN401
+    schema: dict[str, pl.DataType] = SCHEMA,
+    what: str = "events",
+) -> Iterator[pl.DataFrame]:
+    if isinstance(data, Recording) and what == "events":
         yield from data.batches()
     elif isinstance(data, pl.LazyFrame):
-        yield from data.select(list(SCHEMA)).collect_batches(maintain_order=True)
+        yield from data.select(list(schema)).collect_batches(maintain_order=True)
     elif isinstance(data, pl.DataFrame):
         yield data
+    elif isinstance(data, Iterator):
+        yield from data
     elif hasattr(data, "keys") or hasattr(data, "__arrow_c_stream__"):
         try:
             yield pl.DataFrame(data)
         except (pl.exceptions.ShapeError, TypeError) as error:
-            raise ArgumentError(f"events are columns of one length: {error}") from error
+            raise ArgumentError(f"{what} are columns of one length: {error}") from error
     else:
         kind = type(data).__name__
+        recording = "Recording, " if what == "events" else ""
         raise ArgumentError(
-            f"events are a DataFrame, LazyFrame, Recording, Arrow table or dict of arrays, found {kind}"
+            f"{what} are a DataFrame, LazyFrame, {recording}Arrow table or dict of arrays, found {kind}"
         )
 
 
-def _conform(frame: pl.DataFrame) -> pl.DataFrame:
-    missing = [name for name in SCHEMA if name not in frame.columns]
+def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events") -> pl.DataFrame:
+    missing = [name for name in schema if name not in frame.columns]
     if missing:
-        raise ArgumentError(f"events need the columns x, y, timestamp and polarity; missing: {', '.join(missing)}")
-    frame = frame.select(list(SCHEMA))
+        *names, last = schema
+        raise ArgumentError(f"{what} need the columns {', '.join(names)} and {last}; missing: {', '.join(missing)}")
+    frame = frame.select(list(schema))
     time = frame.schema["timestamp"]
     if not (time.is_integer() or isinstance(time, pl.Duration)):
         raise ArgumentError(f"`timestamp` is a Duration or integer microseconds, found {time}")
-    for name in ("x", "y", "polarity"):
+    for name in schema:
+        if name == "timestamp":
+            continue
         if not (frame.schema[name].is_integer() or frame.schema[name] == pl.Boolean):
             raise ArgumentError(f"`{name}` is an integer column, found {frame.schema[name]}")
     if frame.schema["polarity"] == pl.Boolean:
         frame = frame.with_columns(pl.col("polarity").cast(pl.Int8) * 2 - 1)
     if any(frame.null_count().row(0)):
-        raise ArgumentError("events cannot have null values")
+        raise ArgumentError(f"{what} cannot have null values")
     if isinstance(time, pl.Duration) and time.time_unit == "ns":
         nanoseconds = pl.col("timestamp").dt.total_nanoseconds()
         if not frame.select((nanoseconds % 1000 == 0).all()).item():
@@ -59,12 +70,20 @@ def _conform(frame: pl.DataFrame) -> pl.DataFrame:
     try:
         if time.is_integer():
             frame = frame.with_columns(pl.col("timestamp").cast(pl.Int64))
-        frame = frame.cast(SCHEMA)  # type: ignore[arg-type]
+        frame = frame.cast(schema)  # type: ignore[arg-type]
     except pl.exceptions.InvalidOperationError as error:
+        pixels = "UInt8 inputs" if "id" in schema else "Int16 pixels"
         raise ArgumentError(
-            f"events out of the range of Int16 pixels, Int64 microseconds, Int8 polarity: {error}"
+            f"{what} out of the range of {pixels}, Int64 microseconds, Int8 polarity: {error}"
         ) from error
     return frame.rechunk()
+
+
+def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:
+    """Tell whether the format that these arguments of `write_events` stand for holds external triggers."""
+    extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    default = "prophesee" if extension == ".hdf5" else "dsec"
+    return (format or _BY_EXTENSION.get(extension)) == "hdf5" and (layout or default) == "prophesee"
 
 
 def write_events(
@@ -74,7 +93,9 @@ def write_events(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     overwrite: bool = False,
-    compression: Literal["lz4", "none"] | None = None,
+    layout: str | None = None,
+    compression: str | None = None,
+    triggers: pl.DataFrame | pl.LazyFrame | Mapping[str, Any] | Any = None,  # noqa: ANN401
 ) -> int:
     """Write events to a new recording.
 
@@ -83,19 +104,33 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order: a DataFrame, a LazyFrame or a Recording (both written batch by batch), an Arrow table,
-        or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
+        Events in time order: a DataFrame, a LazyFrame, a Recording or an iterator of DataFrames (these three written
+        batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
         or bool).
     path
         The new file.
     format
-        `evt3`, `evt2` or `aedat4`; by default what the extension stands for: `.raw` is `evt3`, `.aedat4` is `aedat4`.
+        `evt3`, `evt2`, `aedat4` or `hdf5`; by default what the extension stands for, `.raw` being `evt3`, `.aedat4`
+        being `aedat4`, `.h5` and `.hdf5` being `hdf5`.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
         Whether a file that is there may be replaced.
+    layout
+        HDF5 only; by default `prophesee` for `.hdf5` and `dsec` for other names.
+
+        `dsec` is what most loaders of data sets read: `/events/{x, y, p, t}`, `/ms_to_idx` (the first event of each
+        millisecond) and `/t_offset` (the first time, rounded down to a millisecond, which `t` counts from); attributes
+        `width` and `height`. `t` has 32 bits; 64 if the events span more than 2^32 us.
+
+        `prophesee` is what Prophesee's tools read: `/CD/events` in their own compression, ECF, and
+        `/EXT_TRIGGER/events`. The sensor has at most 2048 x 2048 pixels.
     compression
-        AEDAT4: `lz4` (the default) or `none`.
+        HDF5 in the `dsec` layout: `zstd` (default; Blosc, which h5py reads after `import hdf5plugin`), `gzip`
+        (slower; every HDF5 reads it) or `none`. AEDAT4: `lz4` (default) or `none`.
+    triggers
+        External triggers in time order, as `Recording.triggers` gives them: columns `id`, `polarity` and `timestamp`.
+        Only HDF5 in the `prophesee` layout holds any.
 
     Returns
     -------
@@ -107,8 +142,10 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back, are negative or too large (2^46 us for
-        `evt3`, 2^55 us for `evt2`, neither for `aedat4`), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout and
+        `aedat4`)
+        or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`, which has a table of
+        rows by time), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------
@@ -118,6 +155,16 @@ def write_events(
     2
     >>> evlib.read_events("two.raw").rows()
     [(3, 5, datetime.timedelta(microseconds=10), 1), (4, 5, datetime.timedelta(microseconds=20), -1)]
+
+    For loaders of DSEC, and for Prophesee's tools with an external trigger:
+
+    >>> evlib.write_events(evlib.open("two.raw"), "two.h5", compression="gzip")
+    2
+    >>> evlib.write_events(evlib.open("two.raw"), "two.hdf5",
+    ...                    triggers={"id": [0], "polarity": [1], "timestamp": [15]})
+    2
+    >>> evlib.open("two.hdf5").triggers.collect().rows()
+    [(0, 1, datetime.timedelta(microseconds=15))]
     """
     if isinstance(data, Recording) and geometry is None:
         geometry = data.geometry
@@ -128,11 +175,16 @@ def write_events(
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
-        raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"`, `"evt2"` or `"aedat4"`')
-    if compression not in (None, "lz4", "none"):
-        raise ArgumentError(f'`compression` is "lz4" or "none", found {compression!r}')
-    writer = _evlib.Writer(name, format, size, overwrite, compression)
+        raise ArgumentError(
+            f'the extension `{extension}` does not tell the format: pass `format="evt3"`, `"aedat4"`, `"hdf5"` ...'
+        )
+    layout = _arguments.text(layout, "layout")
+    compression = _arguments.text(compression, "compression")
+    writer = _evlib.Writer(name, format, size, overwrite, layout, compression)
     try:
+        if triggers is not None:
+            for frame in _frames(triggers, TRIGGER_SCHEMA, "triggers"):
+                writer.write_triggers(_conform(frame, TRIGGER_SCHEMA, "triggers"))
         for frame in _frames(data):
             writer.write(_conform(frame))
         return writer.finish()

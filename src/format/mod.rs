@@ -154,12 +154,11 @@ impl Family {
     /// The family that the caller's format or the first bytes name.
     fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
         match wanted {
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
             None if hdf5::has_signature(head) => Self::Hdf5,
             None if aedat::names(head, source) => Self::Aedat,
-            None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
         }
     }
 }

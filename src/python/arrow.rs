@@ -7,13 +7,14 @@ use std::ffi::CStr;
 use arrow_array::cast::AsArray;
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
-use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type};
+use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type, UInt8Type};
 use arrow_array::{Array, RecordBatch, RecordBatchReader, StructArray};
+use arrow_schema::Schema;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
-use crate::columns::{EventColumns, event_schema};
+use crate::columns::{EventColumns, TriggerColumns, event_schema, trigger_schema};
 use crate::schema::Columns;
 
 const SCHEMA: &CStr = c"arrow_schema";
@@ -54,8 +55,8 @@ impl Batch {
     }
 }
 
-/// The event columns of an object with `__arrow_c_stream__`, copied.
-pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
+/// The batches of an object with `__arrow_c_stream__`, of exactly these columns and without null values.
+fn batches(data: &Bound<'_, PyAny>, expected: &Schema, what: &str) -> PyResult<Vec<RecordBatch>> {
     let capsule = data.call_method0("__arrow_c_stream__")?;
     let capsule = capsule.cast::<PyCapsule>()?;
     let pointer = capsule.pointer_checked(Some(STREAM))?.cast::<FFI_ArrowArrayStream>();
@@ -63,9 +64,8 @@ pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
     // and leaves a released stream behind, so that the capsule's destructor does nothing.
     let reader = unsafe { RecordBatchStreamReader::from_raw(pointer.as_ptr()) };
     let reader = reader.map_err(|error| PyTypeError::new_err(error.to_string()))?;
-    let expected = event_schema(Columns::ALL);
     let given = reader.schema();
-    let same = given.fields().len() == 4
+    let same = given.fields().len() == expected.fields().len()
         && given.fields().iter().zip(expected.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
     if !same {
         return Err(PyTypeError::new_err(format!("expected columns {expected}, found {given}")));
@@ -74,12 +74,31 @@ pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
         .map(|batch| {
             let batch = batch.map_err(|error| PyTypeError::new_err(error.to_string()))?;
             if batch.columns().iter().any(|column| column.null_count() > 0) {
-                return Err(PyValueError::new_err("events cannot have null values"));
+                return Err(PyValueError::new_err(format!("{what} cannot have null values")));
             }
-            let (x, y) = (batch.column(0).as_primitive::<Int16Type>(), batch.column(1).as_primitive::<Int16Type>());
-            let (t, p) = (batch.column(2).as_primitive::<DurationMicrosecondType>(), batch.column(3).as_primitive::<Int8Type>());
-            EventColumns::from_slices(x.values(), y.values(), t.values(), p.values())
-                .map_err(|error| PyValueError::new_err(error.to_string()))
+            Ok(batch)
         })
         .collect()
+}
+
+/// The event columns of an object with `__arrow_c_stream__`, copied.
+pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
+    let batches = batches(data, &event_schema(Columns::ALL), "events")?;
+    let columns = batches.iter().map(|batch| {
+        let (x, y) = (batch.column(0).as_primitive::<Int16Type>(), batch.column(1).as_primitive::<Int16Type>());
+        let (t, p) = (batch.column(2).as_primitive::<DurationMicrosecondType>(), batch.column(3).as_primitive::<Int8Type>());
+        EventColumns::from_slices(x.values(), y.values(), t.values(), p.values()).map_err(|error| PyValueError::new_err(error.to_string()))
+    });
+    columns.collect()
+}
+
+/// The trigger columns of an object with `__arrow_c_stream__`, copied.
+pub(super) fn import_triggers(data: &Bound<'_, PyAny>) -> PyResult<Vec<TriggerColumns>> {
+    let batches = batches(data, &trigger_schema(), "triggers")?;
+    let columns = batches.iter().map(|batch| TriggerColumns {
+        id: batch.column(0).as_primitive::<UInt8Type>().values().to_vec(),
+        polarity: batch.column(1).as_primitive::<Int8Type>().values().to_vec(),
+        timestamp: batch.column(2).as_primitive::<DurationMicrosecondType>().values().to_vec(),
+    });
+    Ok(columns.collect())
 }

@@ -6,12 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 
 use crate::error::Result;
-use crate::{Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit};
+use crate::{
+    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit, WriteOptions,
+};
 
 mod arrow;
 mod errors;
 
-use arrow::{Batch, import};
+use arrow::{Batch, import, import_triggers};
 
 /// Rows of a problem table: code, severity, count, unit, bytes, first offset, examples.
 type ProblemRow = (&'static str, &'static str, u64, &'static str, u64, u64, Vec<String>);
@@ -211,19 +213,21 @@ struct PyWriter(Mutex<Option<crate::EventWriter>>);
 #[pymethods]
 impl PyWriter {
     #[new]
-    #[pyo3(signature = (path, format, geometry, overwrite, compression=None))]
+    #[pyo3(signature = (path, format, geometry, overwrite, layout=None, compression=None))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         format: &str,
         geometry: (u32, u32),
         overwrite: bool,
+        layout: Option<&str>,
         compression: Option<&str>,
     ) -> PyResult<Self> {
         let writer = errors::run(py, || {
-            let compression = compression.map(crate::Compression::from_name).transpose()?;
-            let geometry = Geometry::new(geometry.0, geometry.1)?;
-            crate::EventWriter::create_compressed(path, format.parse()?, geometry, overwrite, compression)
+            let mut options = WriteOptions::new(format.parse()?, Geometry::new(geometry.0, geometry.1)?).with_overwrite(overwrite);
+            options.layout = layout.map(str::parse).transpose()?;
+            options.compression = compression.map(str::parse).transpose()?;
+            crate::EventWriter::create_with(path, &options)
         })?;
         Ok(Self(Mutex::new(Some(writer))))
     }
@@ -235,6 +239,16 @@ impl PyWriter {
             let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(writer) = writer.as_mut() else { return Err(crate::Error::invalid("the writer is finished")) };
             parts.iter().try_for_each(|events| writer.write(events))
+        })
+    }
+
+    /// Appends the external triggers of an object with `__arrow_c_stream__`.
+    fn write_triggers(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let parts = import_triggers(data)?;
+        errors::run(py, || {
+            let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(writer) = writer.as_mut() else { return Err(crate::Error::invalid("the writer is finished")) };
+            parts.iter().try_for_each(|triggers| writer.write_triggers(triggers))
         })
     }
 

@@ -1,4 +1,4 @@
-"""Tables, numbers and progress of the command line."""
+"""What commands share: opening recordings, tables, numbers, progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import evlib
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     _T = TypeVar("_T")
@@ -29,6 +32,13 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (names, *rows))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def open_recording(path: str, options: argparse.Namespace) -> evlib.Recording:
+    """Open a file as the options of the command line say."""
+    return evlib.open(
+        path, format=options.format, geometry=options.geometry, threads=options.threads, stream=options.stream
+    )
 
 
 class Progress:

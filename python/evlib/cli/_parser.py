@@ -6,19 +6,23 @@ import argparse
 
 import evlib
 
-FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat")
+FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5")
+WRITTEN = ("evt2", "evt3", "hdf5")
+LAYOUTS = ("dsec", "prophesee")
+COMPRESSIONS = ("zstd", "gzip", "none")
 SHELLS = ("bash", "zsh", "fish")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser; it is also what shell completion is generated from."""
-    parser = argparse.ArgumentParser(prog="evlib", description="Look at event-camera recordings.")
+    parser = argparse.ArgumentParser(prog="evlib", description="Look at and convert event-camera recordings.")
     parser.add_argument("--version", action="version", version=f"evlib {evlib.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     how = argparse.ArgumentParser(add_help=False)
     how.add_argument("--format", choices=FORMATS, help="format of a file whose content does not tell")
     how.add_argument("--geometry", type=_geometry, metavar="WxH", help="sensor size in pixels, in place of the file's")
+    how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras")
     how.add_argument("--threads", type=_positive, metavar="N", help="threads that decode; all processors by default")
 
     info = commands.add_parser("info", parents=[how], help="say what recordings are: format, size, time, rates")
@@ -35,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
         "check", parents=[how], help="list what is wrong with recordings; exit code 0 clean, 1 unreadable, 3 losses"
     )
     check.add_argument("paths", nargs="+", metavar="FILE", help="recordings")
+
+    convert = commands.add_parser("convert", parents=[how], help="write a recording in another format")
+    convert.add_argument("path", metavar="IN", help="recording")
+    convert.add_argument("output", metavar="OUT", help="new file; its extension says the format")
+    convert.add_argument("--to", choices=WRITTEN, help="format of the new file, where its extension does not tell")
+    convert.add_argument("--layout", choices=LAYOUTS, help="HDF5: layout; by default dsec for .h5, prophesee for .hdf5")
+    convert.add_argument("--compression", choices=COMPRESSIONS, help="HDF5 in the dsec layout: by default zstd")
+    convert.add_argument("--force", action="store_true", help="replace OUT if it is there")
 
     completion = commands.add_parser("completion", help="print the completion script of a shell")
     completion.add_argument("shell", choices=SHELLS, help="shell")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-import evlib
 from evlib.cli import one_line
-from evlib.cli._output import Progress, table
+from evlib.cli._output import Progress, open_recording, table
 from evlib.exceptions import ArgumentError, EvlibError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     unreadable = losses = False
     for path in options.paths:
         try:
-            recording = evlib.open(path, format=options.format, geometry=options.geometry, threads=options.threads)
+            recording = open_recording(path, options)
             problems = Progress(f"{path}: checking").wait(lambda recording=recording: recording.problems)  # type: ignore[misc]
         except ArgumentError:
             raise

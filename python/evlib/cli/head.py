@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-import evlib
+from evlib.cli._output import open_recording
 
 if TYPE_CHECKING:
     import argparse
@@ -18,12 +19,13 @@ _ROWS_A_TIME = 10_000
 
 def run(options: argparse.Namespace) -> int:
     """Print events as a table, or as comma-separated values."""
-    recording = evlib.open(options.path, format=options.format, geometry=options.geometry, threads=options.threads)
+    recording = open_recording(options.path, options)
     columns = ["x", "y", pl.col("timestamp").dt.total_microseconds().alias("timestamp_us"), "polarity"]
     names = ("x", "y", "timestamp_us", "polarity")
+    batches = iter(recording.events.head(options.rows).select(columns).collect_batches(maintain_order=True))
+    first = next(batches, None)  # before anything is printed, so that an error stands alone
     print(",".join(names) if options.csv else _ROW.format(*names))
-    events = recording.events.head(options.rows).select(columns)
-    for batch in events.collect_batches(maintain_order=True):
+    for batch in chain([] if first is None else [first], batches):
         for frame in batch.iter_slices(_ROWS_A_TIME):
             if options.csv:
                 sys.stdout.write(frame.write_csv(include_header=False))

@@ -11,7 +11,7 @@ import polars as pl
 
 import evlib
 from evlib.cli import one_line
-from evlib.cli._output import Progress, with_unit
+from evlib.cli._output import Progress, open_recording, with_unit
 from evlib.exceptions import ArgumentError, EvlibError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     code = 0
     for number, path in enumerate(options.paths):
         try:
-            recording = evlib.open(path, format=options.format, geometry=options.geometry, threads=options.threads)
+            recording = open_recording(path, options)
             facts = describe(recording, decoded_bytes=None if options.exact else DECODED_BYTES)
         except ArgumentError:
             raise
@@ -50,7 +50,23 @@ def run(options: argparse.Namespace) -> int:
 def describe(recording: evlib.Recording, *, decoded_bytes: int | None) -> dict[str, Any]:
     """Facts of a recording; times of events are decoded of about `decoded_bytes`, or of the whole file."""
     path, size = recording.path, recording.path.stat().st_size
-    count = Progress(f"{path}: indexing").wait(lambda: recording.event_count)
+    streams = recording.streams
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "bytes": size,
+        "format": recording.format,
+        "confidence": recording.confidence,
+        "reasons": recording.reasons,
+        "geometry": recording.geometry,
+        "streams": {"others": streams.filter(~pl.col("kind").is_in(["events", "triggers"])).to_dicts()},
+        "problems": [],
+        "metadata": recording.metadata,
+    }
+    try:
+        count = Progress(f"{path}: indexing").wait(lambda: recording.event_count)
+    except ArgumentError:  # several cameras, and none chosen
+        facts["streams"]["cameras"] = streams.filter(pl.col("kind") == "events").to_dicts()
+        return facts
     first, last = (_micros(time) for time in recording.time_range or (None, None))
     duration = None if first is None or last is None else last - first
     events: dict[str, Any] = {
@@ -72,17 +88,9 @@ def describe(recording: evlib.Recording, *, decoded_bytes: int | None) -> dict[s
             "peak_rate_decoded_fraction": fraction,
             "estimated": [] if fraction == 1.0 else ["peak_rate_hz"],
         }
-    return {
-        "path": str(path),
-        "bytes": size,
-        "format": recording.format,
-        "confidence": recording.confidence,
-        "reasons": recording.reasons,
-        "geometry": recording.geometry,
-        "streams": {"events": events, "triggers": {"count": recording.trigger_count}},
-        "problems": recording.problems.to_dicts(),
-        "metadata": recording.metadata,
-    }
+    facts["streams"] |= {"events": events, "triggers": {"count": recording.trigger_count}}
+    facts["problems"] = recording.problems.to_dicts()
+    return facts
 
 
 def _micros(time: Any) -> int | None:  # noqa: ANN401
@@ -128,15 +136,31 @@ def _count(times: pl.Series, counts: Counter[int]) -> None:
 
 def as_text(facts: dict[str, Any]) -> str:
     """Facts, one a line."""
-    events = facts["streams"]["events"]
-    geometry = facts["geometry"]
+    streams, geometry = facts["streams"], facts["geometry"]
     lines = [
         ("format", f"{facts['format']} ({facts['confidence']}: {'; '.join(facts['reasons'])})"),
         ("size", with_unit(facts["bytes"], "B")),
         ("geometry", "unknown" if geometry is None else f"{geometry[0]} x {geometry[1]}"),
-        ("events", f"{events['count']:,}"),
-        ("triggers", f"{facts['streams']['triggers']['count']:,}"),
     ]
+    # Data sets of an HDF5 file: how they are stored.
+    lines += [("stored", f"{name}: {value}") for name, value in facts["metadata"].items() if name.startswith("/")]
+    lines += [("camera", _stream(row)) for row in streams.get("cameras", [])]
+    if "events" in streams:
+        lines += _event_lines(streams["events"])
+        lines.append(("triggers", f"{streams['triggers']['count']:,}"))
+        problems = [f"{row['code']} {row['count']:,} {row['unit']} ({row['severity']})" for row in facts["problems"]]
+        lines.append(("problems", ", ".join(problems) or "none"))
+    lines += [("beside", _stream(row)) for row in streams["others"]]
+    return "\n".join([facts["path"], *(f"  {name:<10} {value}" for name, value in lines)])
+
+
+def _stream(row: dict[str, Any]) -> str:
+    rows = "" if row["rows"] is None else f", {row['rows']:,} rows"
+    return f"{row['name']} ({row['detail']}{rows})"
+
+
+def _event_lines(events: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("events", f"{events['count']:,}")]
     if events["duration_us"] is not None:
         first, last, duration = (events[name] / 1e6 for name in ("first_us", "last_us", "duration_us"))
         lines.append(("duration", f"{duration:.6f} s ({first:.6f} s to {last:.6f} s)"))
@@ -147,6 +171,4 @@ def as_text(facts: dict[str, Any]) -> str:
         if events["estimated"]:
             peak = f"at least {peak} (estimated: {events['peak_rate_decoded_fraction']:.2g} of the time decoded)"
         lines.append(("peak rate", peak))
-    problems = [f"{row['code']} {row['count']:,} {row['unit']} ({row['severity']})" for row in facts["problems"]]
-    lines.append(("problems", ", ".join(problems) or "none"))
-    return "\n".join([facts["path"], *(f"  {name:<10} {value}" for name, value in lines)])
+    return lines

@@ -11,6 +11,7 @@ use proptest::test_runner::RngSeed;
 
 use crate::{
     Compression, ErrorKind, EventColumns, EventWriter, Format, Geometry, OpenOptions, ProblemCode, Recording, Result, Selection, TimeRange,
+    WriteOptions,
 };
 
 /// A file that is removed again.
@@ -324,7 +325,8 @@ fn columns(rows: &[Row]) -> EventColumns {
 
 fn write(rows: &[Row], compression: Compression) -> Temporary {
     let file = Temporary::named(b"", "aedat4");
-    let mut writer = EventWriter::create_compressed(&file.0, Format::Aedat4, size(640, 480), true, Some(compression)).expect("a file");
+    let options = WriteOptions::new(Format::Aedat4, size(640, 480)).with_overwrite(true).with_compression(compression);
+    let mut writer = EventWriter::create_with(&file.0, &options).expect("a file");
     for part in rows.chunks(5_000) {
         writer.write(&columns(part)).expect("rows that fit");
     }

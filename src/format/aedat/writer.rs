@@ -47,6 +47,7 @@ pub(crate) struct Aedat4Encoder {
 }
 
 impl Aedat4Encoder {
+    /// An encoder with LZ4 or without compression.
     pub(crate) fn new(geometry: Geometry, compression: Compression) -> Self {
         let header = header(geometry, compression);
         let len = header.len() as u64;
@@ -57,8 +58,8 @@ impl Aedat4Encoder {
     fn store(&self, buffer: &[u8], out: &mut Vec<u8>) -> usize {
         let start = out.len();
         match self.compression {
-            Compression::None => out.extend(buffer),
             Compression::Lz4 => codec::compress_lz4(buffer, out),
+            _ => out.extend(buffer),
         }
         out.len() - start
     }
@@ -138,8 +139,8 @@ fn vector_prologue(identifier: [u8; 4], size: u32, count: u32) -> [u8; 32] {
 /// What stands before the packets.
 fn header(geometry: Geometry, compression: Compression) -> Vec<u8> {
     let (number, name) = match compression {
-        Compression::None => (0_i32, "NONE"),
-        Compression::Lz4 => (1, "LZ4"),
+        Compression::Lz4 => (1_i32, "LZ4"),
+        _ => (0, "NONE"),
     };
     let attribute = |key: &str, kind: &str, value: &str| format!("<attr key=\"{key}\" type=\"{kind}\">{value}</attr>");
     let description = [

@@ -58,22 +58,6 @@ impl Number {
     pub(crate) fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F64)
     }
-
-    /// Name as NumPy gives it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u1",
-            Self::U16 => "u2",
-            Self::U32 => "u4",
-            Self::U64 => "u8",
-            Self::I8 => "i1",
-            Self::I16 => "i2",
-            Self::I32 => "i4",
-            Self::I64 => "i8",
-            Self::F32 => "f4",
-            Self::F64 => "f8",
-        }
-    }
 }
 
 /// How a number is stored.
@@ -275,9 +259,8 @@ fn pixels<S: Stored>(values: Values<'_>, pixel: Pixel, out: &mut [i16]) -> Seen 
         each::<S, _>(values, out, |value| {
             let exact = (value.float() - first) / parts;
             let near = exact.round_ties_even();
-            // NaN is in no range.
-            bad |= !((near >= 0.0) & (near < limit));
-            between |= near != exact;
+            bad |= !(0.0..limit).contains(&near);
+            between |= (near - exact).abs() > 0.0;
             near as i16
         });
         seen.add(Seen { bad, between });
@@ -328,7 +311,7 @@ fn times<S: Stored>(values: Values<'_>, time: Time, out: &mut [i64]) -> Seen {
         let mut large = false;
         each::<S, _>(values, out, |value| {
             let scaled = value.float() * factor;
-            large |= !(scaled.abs() < EXACT);
+            large |= scaled.is_nan() | (scaled.abs() >= EXACT);
             let whole = (scaled + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
             whole.wrapping_add(time.offset_us)
         });
@@ -345,7 +328,7 @@ fn times<S: Stored>(values: Values<'_>, time: Time, out: &mut [i64]) -> Seen {
         each::<S, _>(values, out, |value| {
             let low = value.low();
             let (us, over) = low.overflowing_add(time.offset_us);
-            bad |= over | (unsigned & (low < 0));
+            bad |= over | (u64::from(unsigned) & (low.cast_unsigned() >> 63) != 0);
             us
         });
     } else {

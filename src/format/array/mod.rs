@@ -403,14 +403,13 @@ impl ArrayTable {
             return Ok(None);
         }
         let sample = |number: u64| number * (units - 1) / (SAMPLES - 1);
-        let samples = match self.samples.get() {
-            Some(samples) => samples,
-            None => {
-                let times: Vec<Option<i64>> =
-                    (0..SAMPLES).into_par_iter().map(|number| self.time_at(sample(number) * unit)).collect::<Result<_>>()?;
-                let times: Option<Vec<i64>> = times.into_iter().collect();
-                self.samples.get_or_init(|| times.filter(|times| times.is_sorted()))
-            }
+        let samples = if let Some(samples) = self.samples.get() {
+            samples
+        } else {
+            let times: Vec<Option<i64>> =
+                (0..SAMPLES).into_par_iter().map(|number| self.time_at(sample(number) * unit)).collect::<Result<_>>()?;
+            let times: Option<Vec<i64>> = times.into_iter().collect();
+            self.samples.get_or_init(|| times.filter(|times| times.is_sorted()))
         };
         let Some(samples) = samples else { return Ok(None) };
         // The first unit that starts at or after a time.
@@ -533,22 +532,14 @@ impl ArrayTable {
                 let decoded = with_tools(|Tools { buffer, decoder }| {
                     let raw = buffer.take(chunk.bytes as usize);
                     self.source.read_exact_at(raw, chunk.address)?;
-                    Ok::<_, crate::Error>(match &part.storage {
-                        Storage::Chunks { rows, filters, .. } => {
-                            let size = usize::try_from(*rows).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
-                            let bytes = wanted.start * part.row_bytes..wanted.end * part.row_bytes;
-                            decoder.decode(
-                                filters,
-                                filter::Chunk { raw, mask: chunk.mask, size, element: part.element },
-                                bytes,
-                                &mut |offset, bytes| look(offset / part.row_bytes, bytes),
-                            )
-                        }
-                        _ => {
-                            look(0, raw);
-                            Ok(())
-                        }
-                    })
+                    let Storage::Chunks { rows, filters, .. } = &part.storage else {
+                        look(0, raw);
+                        return Ok(Ok(()));
+                    };
+                    let size = usize::try_from(*rows).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
+                    let bytes = wanted.start * part.row_bytes..wanted.end * part.row_bytes;
+                    let chunk = filter::Chunk { raw, mask: chunk.mask, size, element: part.element };
+                    Ok::<_, crate::Error>(decoder.decode(filters, chunk, bytes, &mut |offset, bytes| look(offset / part.row_bytes, bytes)))
                 })?;
                 if let Err(error) = decoded {
                     return Ok(Some(error.to_string().into()));

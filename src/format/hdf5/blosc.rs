@@ -235,12 +235,11 @@ pub(super) fn encode_zstd(encoder: &mut Encoder, bytes: &[u8], element: usize, l
         out[table + 4 * index..][..4].copy_from_slice(&((position - start) as u32).to_le_bytes());
         // Room for less than the block: a stream that does not fit is stored.
         out.resize(position + 4 + bytes.len() - 1, 0);
-        match context.compress(&mut out[position + 4..], planes, level) {
-            Ok(written) => out.truncate(position + 4 + written),
-            Err(_) => {
-                out.truncate(position + 4);
-                out.extend_from_slice(planes);
-            }
+        if let Ok(written) = context.compress(&mut out[position + 4..], planes, level) {
+            out.truncate(position + 4 + written);
+        } else {
+            out.truncate(position + 4);
+            out.extend_from_slice(planes);
         }
         let written = (out.len() - position - 4) as u32;
         out[position..][..4].copy_from_slice(&written.to_le_bytes());
@@ -276,7 +275,7 @@ mod tests {
 
     /// Bytes that compress, of elements that grow.
     fn ramp(len: usize, element: usize) -> Vec<u8> {
-        (0..len).map(|at| (at / element * 37 >> (8 * (at % element)).min(56)) as u8).collect()
+        (0..len).map(|at| ((at / element * 37) >> (8 * (at % element)).min(56)) as u8).collect()
     }
 
     #[test]

@@ -399,7 +399,7 @@ fn step(
         BLOSC => blosc::Frame::new(input, length)?.decode_whole(out, codecs, block),
         LZ4 => lz4_blocks(input, length, out),
         BITSHUFFLE => {
-            let element = filter.value(2).filter(|bytes| *bytes > 0).unwrap_or(element);
+            let element = filter.value(2).filter(|bytes| *bytes > 0).unwrap_or(element).max(1);
             let block = filter.value(3).filter(|elements| *elements > 0);
             bitshuffle::decode(input, length, element, block, bitshuffle::codec(filter.value(4)), codecs, out)
         }
@@ -589,7 +589,7 @@ mod tests {
 
     #[test]
     fn stacked_compressors() {
-        let bytes: Vec<u8> = (0..5000_u32).map(|at| (at * at >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..5000_u32).map(|at| ((at * at) >> 7) as u8).collect();
         let mut encoder = Encoder::default();
         let (mut inner, mut raw) = (Vec::new(), Vec::new());
         encoder.blosc_zstd(&bytes, 4, 1, &mut inner).unwrap();

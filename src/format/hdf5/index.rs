@@ -109,15 +109,11 @@ impl TimeIndex for Milliseconds {
         time_at: &dyn Fn(u64) -> Result<Option<i64>>,
         notes: &mut Problems,
     ) -> Result<Option<Range<u64>>> {
-        let bins = match self.bins.get() {
-            Some(bins) => bins,
-            None => {
-                // A table that cannot be read is one that does not fit.
-                let rows = numbers(&self.source, &self.dataset).unwrap_or_else(|_| vec![-1]);
-                let path = self.dataset.path.clone();
-                self.bins.get_or_init(|| Bins { path, start_us: self.offset_us, period_us: 1000, rows, early: false })
-            }
-        };
+        let bins = self.bins.get_or_init(|| {
+            // A table that cannot be read is one that does not fit.
+            let rows = numbers(&self.source, &self.dataset).unwrap_or_else(|_| vec![-1]);
+            Bins { path: self.dataset.path.clone(), start_us: self.offset_us, period_us: 1000, rows, early: false }
+        });
         bins.look_up(range, rows, time_at, notes)
     }
 }
@@ -158,15 +154,11 @@ impl TimeIndex for Prophesee {
         time_at: &dyn Fn(u64) -> Result<Option<i64>>,
         notes: &mut Problems,
     ) -> Result<Option<Range<u64>>> {
-        let bins = match self.bins.get() {
-            Some(bins) => bins,
-            None => {
-                let entries = self.rows().unwrap_or_else(|_| vec![-1]);
-                let start_us = self.offset.unwrap_or(0).saturating_neg().saturating_add(self.offset_us);
-                let path = self.dataset.path.clone();
-                self.bins.get_or_init(|| Bins { path, start_us, period_us: Self::PERIOD_US, rows: entries, early: true })
-            }
-        };
+        let bins = self.bins.get_or_init(|| {
+            let rows = self.rows().unwrap_or_else(|_| vec![-1]);
+            let start_us = self.offset.unwrap_or(0).saturating_neg().saturating_add(self.offset_us);
+            Bins { path: self.dataset.path.clone(), start_us, period_us: Self::PERIOD_US, rows, early: true }
+        });
         bins.look_up(range, rows, time_at, notes)
     }
 }

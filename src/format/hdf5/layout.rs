@@ -98,7 +98,6 @@ fn single(meta: &dyn Metadata, path: &str) -> Option<Place> {
             Column::ALL.into_iter().all(has).then(|| Place::Records(path.to_owned()))
         }
         (Dtype::Integer(_) | Dtype::Float { .. }, [_, 4]) => Some(Place::Table(path.to_owned())),
-        (Dtype::Vlen { .. }, _) => None,
         _ => None,
     }
 }
@@ -150,7 +149,7 @@ fn events_group(meta: &dyn Metadata) -> Option<Camera> {
     })
 }
 
-/// Layout 6: M3ED, and EvTTC: `/prophesee/<camera>/{x, y, t, p}`.
+/// Layout 6: M3ED and `EvTTC`: `/prophesee/<camera>/{x, y, t, p}`.
 fn m3ed(meta: &dyn Metadata) -> Vec<Camera> {
     let groups = members(meta, "/prophesee", Kind::Group);
     let cameras = groups.into_iter().filter_map(|name| {

@@ -3,6 +3,8 @@
 //! A control byte under 32 is followed by that many literals and one more. Any other is a match: length - 2 in its top
 //! three bits (7: the next byte is added), distance - 1 in its low five and the byte after.
 
+use std::array::from_fn;
+
 /// Bytes moved at once where there is room for them: no loop, no call.
 const MOVE: usize = 32;
 
@@ -49,23 +51,63 @@ pub(super) fn literals(raw: &[u8], from: usize, out: &mut [u8], to: usize, count
 #[inline(always)]
 pub(super) fn repeat(out: &mut [u8], to: usize, distance: usize, count: usize) -> Option<()> {
     let start = to.checked_sub(distance)?;
-    if count <= MOVE && count <= distance {
-        // What is read past `count` is not final, and neither is what is written there.
-        if let Some(bytes) = chunk(out, start).copied()
-            && let Some(slots) = chunk_mut(out, to)
-        {
-            *slots = bytes;
-            return Some(());
-        }
-    }
-    if to.checked_add(count)? > out.len() {
+    if distance == 0 || to.checked_add(count)? > out.len() {
         return None;
     }
-    if distance == 1 {
-        let byte = *out.get(start)?;
-        out.get_mut(to..to + count)?.fill(byte);
-        return Some(());
+    if to + count + MOVE > out.len() {
+        repeat_last(out, start, to, distance, count);
+    } else if distance >= MOVE {
+        moves::<MOVE>(out, start, to, count);
+    } else if distance >= 8 {
+        moves::<8>(out, start, to, count);
+    } else if let Some(bytes) = out.get(start..).and_then(<[u8]>::first_chunk::<8>).copied() {
+        // Whole periods in eight bytes, as many as fit.
+        let period = PERIODS[distance];
+        let bytes: [u8; 8] = from_fn(|at| bytes[usize::from(period[at]) & 7]);
+        let step = 8 / distance * distance;
+        let mut done = 0;
+        while done < count {
+            if let Some(slots) = out.get_mut(to + done..).and_then(<[u8]>::first_chunk_mut) {
+                *slots = bytes;
+            }
+            done += step;
+        }
     }
+    Some(())
+}
+
+/// For each distance under eight: eight bytes, as positions after the one that far before.
+const PERIODS: [[u8; 8]; 8] = {
+    let mut periods = [[0; 8]; 8];
+    let mut distance = 1;
+    while distance < 8 {
+        let mut at = 0;
+        while at < 8 {
+            periods[distance][at] = (at % distance) as u8;
+            at += 1;
+        }
+        distance += 1;
+    }
+    periods
+};
+
+/// Copies `N` bytes at a time; they are at least `N` apart.
+#[inline(always)]
+fn moves<const N: usize>(out: &mut [u8], start: usize, to: usize, count: usize) {
+    let mut done = 0;
+    while done < count {
+        let bytes: Option<[u8; N]> = out.get(start + done..).and_then(<[u8]>::first_chunk).copied();
+        if let (Some(bytes), Some(slots)) = (bytes, out.get_mut(to + done..).and_then(<[u8]>::first_chunk_mut)) {
+            *slots = bytes;
+        }
+        done += N;
+    }
+}
+
+/// The end of a stream, where nothing may be written past the count.
+#[cold]
+#[inline(never)]
+fn repeat_last(out: &mut [u8], start: usize, to: usize, distance: usize, count: usize) {
     // The stretch repeats every `distance` bytes, so each copy may be twice as long as the one before.
     let mut done = 0;
     while done < count {
@@ -73,7 +115,6 @@ pub(super) fn repeat(out: &mut [u8], to: usize, distance: usize, count: usize) -
         out.copy_within(start..start + step, to + done);
         done += step;
     }
-    Some(())
 }
 
 #[inline(always)]

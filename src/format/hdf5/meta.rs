@@ -60,6 +60,8 @@ pub(crate) enum Kind {
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    /// The same number for names of the same object: groups can contain themselves.
+    pub(crate) object: u64,
 }
 
 /// A data set.
@@ -133,11 +135,6 @@ impl Chunks {
     /// Chunks that cover the shape; it fits, as opening checked.
     pub(crate) fn grid_len(&self) -> u64 {
         self.grid.iter().fold(1, |product, extent| product.saturating_mul(*extent))
-    }
-
-    /// Whether every chunk that covers the shape is stored.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.list.len() as u64 == self.grid_len()
     }
 
     /// The chunk at a place of the grid; `None` if it holds only fill values.

@@ -20,6 +20,7 @@ pub(crate) mod filter;
 mod index;
 mod layout;
 mod meta;
+pub(crate) mod write;
 
 mod bitshuffle;
 mod blosc;
@@ -102,6 +103,9 @@ fn table(
     options: &OpenOptions,
 ) -> Result<ArrayTable> {
     let mut notes = Problems::default();
+    if let Some(missing) = meta.announced_len().checked_sub(source.len()).filter(|missing| *missing > 0) {
+        notes.add(ProblemCode::Truncated, 1, missing, source.len(), || format!("the last {missing} bytes of the file are missing"));
+    }
     let parts = match &camera.place {
         Place::Separate(columns) => {
             let mut parts = Vec::new();
@@ -219,7 +223,7 @@ fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<crate::Eve
     let mut problems = Problems::default();
     let unit = 0..rows.min(table.unit());
     table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
-    let why = problems.iter().flat_map(|problem| problem.examples.first()).next().cloned().unwrap_or_default();
+    let why = problems.iter().find_map(|problem| problem.examples.first()).cloned().unwrap_or_default();
     Err(Error::format(format!("`{name}` cannot be read: {why}")))
 }
 

@@ -20,7 +20,13 @@ struct Case {
 }
 
 impl Case {
-    fn decode(&self, decoder: &mut Decoder, raw: &[u8], wanted: Range<usize>, sink: &mut dyn FnMut(usize, &[u8])) -> Result<(), FilterError> {
+    fn decode(
+        &self,
+        decoder: &mut Decoder,
+        raw: &[u8],
+        wanted: Range<usize>,
+        sink: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), FilterError> {
         let chunk = Chunk { raw, mask: self.mask, size: self.decoded.len(), element: self.element };
         decoder.decode(&self.filters, chunk, wanted, sink)
     }
@@ -54,9 +60,9 @@ fn content(kind: u8, element: usize, size: usize) -> Vec<u8> {
     out
 }
 
-fn cases() -> Vec<Case> {
-    let mut bytes = vec![0; 1 << 20];
-    let len = Decompressor::new().zlib_decompress(CHUNKS, &mut bytes).unwrap();
+fn cases(file: &[u8]) -> Vec<Case> {
+    let mut bytes = vec![0; file.len() * 8];
+    let len = Decompressor::new().zlib_decompress(file, &mut bytes).unwrap();
     let mut bytes = Bytes(&bytes[..len]);
     let mut cases = Vec::new();
     while let Some([len]) = bytes.array() {
@@ -83,8 +89,12 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn chunks_of_the_library_decode_bit_by_bit() {
+    run_cases(CHUNKS);
+}
+
+fn run_cases(file: &[u8]) {
     let mut decoder = Decoder::default();
-    let cases = cases();
+    let cases = cases(file);
     assert!(cases.len() > 300);
     for (number, case) in cases.iter().enumerate() {
         let size = case.decoded.len();
@@ -115,7 +125,7 @@ proptest! {
     #[test]
     fn damaged_chunks_do_no_harm(case in any::<prop::sample::Index>(), places in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5), cut in proptest::option::weighted(0.2, any::<prop::sample::Index>())) {
         thread_local! {
-            static CASES: Vec<Case> = cases();
+            static CASES: Vec<Case> = cases(CHUNKS);
         }
         CASES.with(|cases| {
             let case = case.get(cases);

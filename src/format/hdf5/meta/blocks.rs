@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::source::Source;
 
 /// Metadata is read in ranges of 4 to 4096 bytes; B-tree nodes lie scattered between chunks, so blocks are small.
-const BLOCK: u64 = 16 << 10;
-const BLOCKS: usize = 256;
+const BLOCK: u64 = 4 << 10;
+const BLOCKS: usize = 1024;
 
 /// Small reads of a file through at most 4 MiB of cached blocks.
 pub(super) struct Blocks {
