@@ -125,9 +125,7 @@ def test_side_streams_are_lazy_frames(shared):
 
 
 def test_recordings_without_side_streams(save, tmp_path):
-    evlib.write_events(
-        {"x": [1], "y": [2], "timestamp": [3], "polarity": [1]}, tmp_path / "a.raw", geometry=(640, 480)
-    )
+    evlib.write_events({"x": [1], "y": [2], "timestamp": [3], "polarity": [1]}, tmp_path / "a.raw", geometry=(640, 480))
     with pytest.raises(ArgumentError, match="only events and triggers"):
         _ = evlib.open(tmp_path / "a.raw").imu
     with pytest.raises(ArgumentError, match="no such stream"):
@@ -164,7 +162,7 @@ def test_content_comes_before_the_name(save):
     assert evlib.identify(save(version_2("DVS128", []), ".aedat4")).format == "aedat2"
     with pytest.raises(evlib.FormatError):
         evlib.open(save(bytes(range(256)) * 4, ".aedat"))
-    with pytest.raises(evlib.FormatError, match="AEDAT 4.0"):
+    with pytest.raises(evlib.FormatError, match=r"AEDAT 4\.0"):
         evlib.open(save(version_2("DVS128", [])), format="aedat4")
     with pytest.raises(evlib.exceptions.UnsupportedError, match="Serial-TS"):
         evlib.open(save(version_3(b"").replace(b"RAW", b"Serial-TS")))
@@ -205,9 +203,7 @@ def test_several_cameras(save):
 
 
 events = st.lists(
-    st.tuples(
-        st.integers(-(2**63), 2**63 - 2), st.integers(0, 1999), st.integers(0, 999), st.sampled_from([1, -1])
-    ),
+    st.tuples(st.integers(-(2**63), 2**63 - 2), st.integers(0, 1999), st.integers(0, 999), st.sampled_from([1, -1])),
     max_size=200,
 )
 
@@ -297,7 +293,7 @@ def test_cut_anywhere_in_other_versions(save):
     for data, size, rest in ((two, 8, 0), (three, 8, 28)):
         path.write_bytes(data)
         expected = rows_of(path)
-        start = data.index(b"\r\n#!END-HEADER\r\n" if rest else b"#End Of ASCII Header\r\n") + (17 if rest else 22)
+        start = data.index(b"\r\n#!END-HEADER\r\n" if rest else b"#End Of ASCII Header\r\n") + (16 if rest else 22)
         for length in range(start, len(data)):
             path.write_bytes(data[:length])
             recording = evlib.open(path)

@@ -12,7 +12,7 @@ from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__all__ = ["Batch", "Batches", "Recording", "Writer", "__version__", "identify", "open"]
+__all__ = ["Batch", "Batches", "Recording", "SideStream", "Writer", "__version__", "identify", "open"]
 
 __version__: str
 """Version of the crate, which is the package's."""
@@ -106,6 +106,9 @@ class Recording:
     def triggers(self) -> Batch:
         """Read the external triggers: `id`, `polarity`, `timestamp`."""
 
+    def side(self, name: str) -> SideStream:
+        """Read a stream beside the events, by its name or, where there is one of that kind, `imu` or `frames`."""
+
     def read(self, selection: Selection) -> Batch:
         """Read the selected events, decoded in parallel into one set of columns."""
 
@@ -121,6 +124,20 @@ class Recording:
         Of the sizes the last that is given counts: `batch_rows` rows, about; exactly `rows` rows but for the last
         batch; or time windows of `duration_us`.
         """
+
+@final
+class SideStream:
+    """Iterator over a stream beside the events, in file order, with memory of a few batches."""
+
+    @property
+    def kind(self) -> str:
+        """`imu`, `frames` or `triggers`."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Decode the next batch."""
 
 @final
 class Writer:

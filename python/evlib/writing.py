@@ -105,8 +105,8 @@ def write_events(
     ----------
     data
         Events in time order: a DataFrame, a LazyFrame, a Recording or an iterator of DataFrames (these three written
-        batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
-        or bool).
+        batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer
+        microseconds) and `polarity` (1 and -1, or bool).
     path
         The new file.
     format
@@ -142,10 +142,9 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout and
-        `aedat4`)
-        or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`, which has a table of
-        rows by time), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout
+        and `aedat4`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`, which
+        has a table of rows by time), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------

@@ -259,7 +259,10 @@ impl V4 {
         let mut bytes = vec![0; left as usize];
         source.read_exact_at(&mut bytes, offset)?;
         let bytes = if plain { Some(bytes) } else { codec::decode(codec, &bytes) };
-        Ok(bytes.filter(|bytes| Buffer::new(bytes).identifier() == Some(*b"FTAB")))
+        Ok(bytes.filter(|bytes| {
+            let whole = u32_at(bytes, 0).is_some_and(|len| len as usize <= bytes.len().saturating_sub(4));
+            whole && Buffer::new(bytes).identifier() == Some(*b"FTAB")
+        }))
     }
 
     /// How many events a packet has, or more, and the time of the first where that is plain to see; `None` where it
