@@ -117,9 +117,8 @@ def test_side_streams_are_lazy_frames(shared):
     assert recording.load_stream("triggers").collect().equals(recording.triggers.collect())
     assert pickle.loads(pickle.dumps(recording.imu)).collect().equals(whole)
     assert whole.schema == recording.imu.collect_schema()
-    with pytest.raises(ArgumentError, match="`frames`, `imu`, `triggers`") as caught:
+    with pytest.raises(ArgumentError, match="`frames`, `imu`, `triggers`"):
         recording.load_stream("pose")
-    assert caught.value.path == str(recording.path)
     with pytest.raises(ArgumentError):
         recording.load_stream(3)
 

@@ -106,14 +106,24 @@ impl Records {
         self.address + 4
     }
 
-    /// Address and time of the records of `bytes`.
+    /// Gives the position, the address and the time of each record of `bytes` to `each`, until that says no. Returns
+    /// the bytes of those that it took.
     #[inline(always)]
-    fn records<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = (u32, u32)> + use<'a> {
-        let narrow = self.address == 2;
-        bytes.chunks_exact(self.size()).map(move |record| {
-            let word = |at: usize| record.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_be_bytes(*bytes));
-            if narrow { (word(0) >> 16, word(2)) } else { (word(0), word(4)) }
-        })
+    fn each(&self, bytes: &[u8], mut each: impl FnMut(usize, u32, u32) -> bool) -> usize {
+        // Sizes known to the compiler: no checks in the loops.
+        let taken = if self.address == 2 {
+            let mut records = bytes.as_chunks::<6>().0.iter().enumerate();
+            records.position(|(index, [a, b, c, d, e, f])| {
+                !each(6 * index, u16::from_be_bytes([*a, *b]).into(), u32::from_be_bytes([*c, *d, *e, *f]))
+            })
+        } else {
+            let mut records = bytes.as_chunks::<8>().0.iter().enumerate();
+            records.position(|(index, record)| {
+                let record = u64::from_be_bytes(*record);
+                !each(8 * index, (record >> 32) as u32, record as u32)
+            })
+        };
+        taken.unwrap_or(bytes.len() / self.size()) * self.size()
     }
 
     #[inline(always)]
@@ -144,20 +154,24 @@ impl Records {
     #[inline(always)]
     fn fill_columns<const COLS: u8>(&self, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {
         let mut room = out.room();
-        for (index, (address, time)) in self.records(bytes).enumerate() {
+        // A local copy: stores into the columns cannot change it.
+        let mut now = *clock;
+        let taken = self.each(bytes, |_, address, time| {
             if let Word::Event(x, y, on) = self.word(address)
                 && let Some((x, y)) = self.pixel(x, y)
             {
                 if room == 0 {
-                    return index * self.size();
+                    return false;
                 }
                 room -= 1;
-                out.push::<COLS>(x, y, clock.tick(time), on);
+                out.push::<COLS>(x, y, now.tick(time), on);
             } else {
-                clock.tick(time);
+                now.tick(time);
             }
-        }
-        bytes.len() / self.size() * self.size()
+            true
+        });
+        *clock = now;
+        taken
     }
 }
 
@@ -175,12 +189,14 @@ impl Planner for RecordPlanner {
         let mut at = offset;
         for part in bytes.get(..whole).unwrap_or_default().chunks(SEGMENT) {
             let state = self.clock;
-            let (mut first_us, mut last_us) = (i64::MAX, i64::MIN);
-            for (_, time) in self.records.records(part) {
-                let now = self.clock.tick(time);
+            let (mut first_us, mut last_us, mut clock) = (i64::MAX, i64::MIN, state);
+            self.records.each(part, |_, _, time| {
+                let now = clock.tick(time);
                 first_us = first_us.min(now);
                 last_us = last_us.max(now);
-            }
+                true
+            });
+            self.clock = clock;
             plan.push(Segment { offset: at, len: part.len() as u64, state, events: 0, triggers: 0, first_us, last_us });
             at += part.len() as u64;
         }
@@ -213,25 +229,27 @@ impl Segmented for Records {
 
     fn count(&self, segment: &mut Segment<Clock>, bytes: &[u8], problems: &mut Problems) {
         let mut clock = segment.state;
-        (segment.events, segment.triggers) = (0, 0);
-        for (index, (address, time)) in self.records(bytes).enumerate() {
+        let (mut events, mut triggers) = (0, 0);
+        self.each(bytes, |at, address, time| {
             let before = clock;
             let now = clock.tick(time);
-            let offset = segment.offset + (index * self.size()) as u64;
+            let offset = segment.offset + at as u64;
             if before.started && now < before.now - RESET_US {
                 let from = before.now;
                 problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {now} us at byte {offset}"));
             }
             match self.word(address) {
-                Word::Event(x, y, _) if self.pixel(x, y).is_some() => segment.events += 1,
+                Word::Event(x, y, _) if self.pixel(x, y).is_some() => events += 1,
                 Word::Event(..) => {
                     let sensor = self.sensor;
                     problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
                 }
-                Word::External => segment.triggers += 1,
+                Word::External => triggers += 1,
                 _ => {}
             }
-        }
+            true
+        });
+        (segment.events, segment.triggers) = (events, triggers);
     }
 
     fn fill(&self, columns: Columns, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {
@@ -264,13 +282,14 @@ impl Segmented for Records {
     }
 
     fn triggers(&self, clock: &mut Clock, bytes: &[u8], out: &mut TriggerColumns) {
-        for (address, time) in self.records(bytes) {
+        self.each(bytes, |_, address, time| {
             let now = clock.tick(time);
             if self.word(address) == Word::External {
                 // The address does not say which edge.
                 out.push(0, true, now);
             }
-        }
+            true
+        });
     }
 }
 
@@ -356,10 +375,12 @@ impl Walk {
         }
         let mut bytes = vec![0; len];
         self.reader.source().read_exact_at(&mut bytes, self.at)?;
-        for (address, time) in self.records.records(&bytes) {
-            let now = self.clock.tick(time);
-            each(now, self.records.word(address));
-        }
+        let (records, clock) = (&self.records, &mut self.clock);
+        records.each(&bytes, |_, address, time| {
+            let now = clock.tick(time);
+            each(now, records.word(address));
+            true
+        });
         self.at += len as u64;
         Ok(true)
     }
