@@ -17,7 +17,6 @@ use crate::scan::{BATCH_ROWS, pool};
 use crate::schema::{Geometry, TimeUnit};
 use crate::selection::Selection;
 use crate::side::SideStream;
-use crate::source::Source;
 
 /// How to open a recording, where the file does not say all or should not be asked.
 ///
@@ -52,6 +51,9 @@ pub struct OpenOptions {
     pub time_unit: Option<TimeUnit>,
     /// HDF5, NPY and NPZ: microseconds added to every stored time, in place of what the file says.
     pub time_offset_us: Option<i64>,
+    /// HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, in place of what their values tell: 32
+    /// for the files of HS-ERGB and BS-ERGB.
+    pub pixel_parts: Option<u16>,
 }
 
 impl OpenOptions {
@@ -104,6 +106,13 @@ impl OpenOptions {
         self
     }
 
+    /// Takes stored coordinates in this fraction of a pixel; the nearest pixel is given.
+    #[must_use]
+    pub fn with_pixel_parts(mut self, parts: u16) -> Self {
+        self.pixel_parts = Some(parts);
+        self
+    }
+
     /// Opens a recording; reads only the head of the file, or its directory.
     ///
     /// # Errors
@@ -119,6 +128,7 @@ impl OpenOptions {
             ("path_map", !self.path_map.is_empty()),
             ("time_unit", self.time_unit.is_some()),
             ("time_offset", self.time_offset_us.is_some()),
+            ("pixel_parts", self.pixel_parts.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(Error::invalid(format!("`{name}` is for HDF5, NPY and NPZ files, whose layout does not always say"))),
@@ -128,7 +138,7 @@ impl OpenOptions {
 
     fn open_path(&self, path: &Path) -> Result<Recording> {
         let pool = LazyPool::new(self.threads)?;
-        let opened = format::open(Source::open(path)?, self)?;
+        let opened = format::open_path(path, self)?;
         Ok(Recording { path: path.to_path_buf(), opened, pool })
     }
 }

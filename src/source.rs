@@ -11,13 +11,16 @@ use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// An open file with its length at the time of opening.
+/// An open file with its length at the time of opening, or several that are read as one after the other.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
     path: PathBuf,
+    /// Bytes of all files.
     len: u64,
     modified: Option<SystemTime>,
+    /// The files after the first, with the positions at which they start.
+    more: Vec<(u64, File)>,
 }
 
 impl Source {
@@ -32,7 +35,35 @@ impl Source {
         }
         let file = File::open(path).map_err(|error| Error::io(error, path))?;
         let metadata = file.metadata().map_err(|error| Error::io(error, path))?;
-        Ok(Self { file, path: path.to_path_buf(), len: metadata.len(), modified: metadata.modified().ok() })
+        Ok(Self { file, path: path.to_path_buf(), len: metadata.len(), modified: metadata.modified().ok(), more: Vec::new() })
+    }
+
+    /// Reads several files as one; also gives the positions at which they start.
+    pub(crate) fn open_joined(path: &Path, files: &[PathBuf]) -> Result<(Self, Vec<u64>)> {
+        let mut starts = Vec::with_capacity(files.len());
+        let mut all: Option<Self> = None;
+        for file in files {
+            let next = Self::open(file)?;
+            let Some(all) = &mut all else {
+                starts.push(0);
+                all = Some(next);
+                continue;
+            };
+            starts.push(all.len);
+            all.more.push((all.len, next.file));
+            all.len = all.len.checked_add(next.len).ok_or_else(|| Error::invalid("files of more than 2^64 bytes").with_path(path))?;
+        }
+        let mut all = all.ok_or_else(|| Error::invalid("no files").with_path(path))?;
+        all.path = path.to_path_buf();
+        Ok((all, starts))
+    }
+
+    /// The file that has the byte at `offset`, the place in it, and the bytes that it has from there on.
+    fn place(&self, offset: u64) -> (&File, u64, u64) {
+        let next = self.more.partition_point(|(start, _)| *start <= offset);
+        let end = self.more.get(next).map_or(self.len, |(start, _)| *start);
+        let (start, file) = next.checked_sub(1).and_then(|at| self.more.get(at)).map_or((0, &self.file), |(start, file)| (*start, file));
+        (file, offset - start, end.saturating_sub(offset))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -50,7 +81,9 @@ impl Source {
     /// Fills `buffer` from `offset`; the bytes must have been there when the file was opened.
     pub(crate) fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
-            match read_at(&self.file, buffer, offset) {
+            let (file, place, left) = self.place(offset);
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            match read_at(file, buffer.get_mut(..piece).unwrap_or_default(), place) {
                 Ok(0) => {
                     return Err(Error::new(ErrorKind::Truncated, "the file shrank while it was read")
                         .expecting(format!("{} bytes in all", self.len))

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::format::aedat::writer::Aedat4Encoder;
+use crate::format::numpy_write::{NpySink, NpzSink};
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::format::{Format, hdf5};
 use crate::schema::{Columns, Geometry};
@@ -325,8 +326,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`] or [`Format::Hdf5`]) of a
-    /// sensor of size `geometry`.
+    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`], [`Format::Hdf5`],
+    /// [`Format::Npy`] or [`Format::Npz`]) of a sensor of size `geometry`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -354,18 +355,20 @@ impl EventWriter {
                 }
                 Some(Box::new(Aedat4Encoder::new(geometry, compression)))
             }
-            Format::Hdf5 => None,
+            Format::Hdf5 | Format::Npy | Format::Npz => None,
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2`, `aedat4` or `hdf5`")
+                    .expecting("`evt3`, `evt2`, `aedat4`, `hdf5`, `npy` or `npz`")
                     .but_found(format!("`{other}`")));
             }
         };
-        if encoder.is_some() {
-            let aedat = options.format == Format::Aedat4;
-            if !aedat {
-                check_geometry(geometry)?;
-            }
+        let aedat = options.format == Format::Aedat4;
+        if encoder.is_some() && !aedat {
+            check_geometry(geometry)?;
+        }
+        if options.format == Format::Hdf5 {
+            hdf5::write::check(path, options)?;
+        } else {
             let named = options.layout.map(|layout| ("layout", layout.name()));
             let compression = options.compression.filter(|_| !aedat).map(|compression| ("compression", compression.name()));
             if let Some((what, name)) = named.or(compression) {
@@ -373,8 +376,6 @@ impl EventWriter {
                     .expecting("the format `hdf5`")
                     .but_found(format!("{what} `{name}`")));
             }
-        } else {
-            hdf5::write::check(path, options)?;
         }
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
@@ -383,9 +384,11 @@ impl EventWriter {
             return Err(exists(path));
         }
         let partial = Partial::new(path)?;
-        let sink = match encoder {
-            Some(encoder) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
-            None => hdf5::write::sink(path, partial, options, &date)?,
+        let sink: Box<dyn Sink> = match (encoder, options.format) {
+            (Some(encoder), _) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
+            (None, Format::Npy) => Box::new(NpySink::new(partial)?),
+            (None, Format::Npz) => Box::new(NpzSink::new(partial)?),
+            (None, _) => hdf5::write::sink(path, partial, options, &date)?,
         };
         Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN })
     }
@@ -400,7 +403,11 @@ impl EventWriter {
         if events.columns() != Columns::ALL {
             return Err(Error::invalid("writing needs the columns `x`, `y`, `timestamp` and `polarity`"));
         }
-        let rows = events.rows(0, events.len());
+        self.write_rows(events.rows(0, events.len()))
+    }
+
+    /// Appends rows with all four columns.
+    pub(crate) fn write_rows(&mut self, rows: Rows<'_>) -> Result<()> {
         let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
         let first_us = self.first_us.unwrap_or(*first);
         let mut sink = self.sink.take().ok_or_else(failed)?;
@@ -413,7 +420,7 @@ impl EventWriter {
         }
         sink.write(rows)?;
         self.sink = Some(sink);
-        self.rows += events.len() as u64;
+        self.rows += rows.len as u64;
         (self.first_us, self.last_us) = (Some(first_us), *last);
         Ok(())
     }

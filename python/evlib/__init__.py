@@ -16,6 +16,7 @@ from evlib.exceptions import EvlibError, FormatError
 if TYPE_CHECKING:
     from evlib.reading import Identity, identify, load_events, open, read_events
     from evlib.recording import Recording
+    from evlib.rectification import rectify
     from evlib.simulator import simulate
     from evlib.writing import write_events
 
@@ -30,6 +31,7 @@ __all__ = [
     "load_events",
     "open",
     "read_events",
+    "rectify",
     "simulate",
     "write_events",
 ]
@@ -45,6 +47,7 @@ if not TYPE_CHECKING:
         "load_events": "evlib.reading",
         "open": "evlib.reading",
         "read_events": "evlib.reading",
+        "rectify": "evlib.rectification",
         "simulate": "evlib.simulator",
         "write_events": "evlib.writing",
     }

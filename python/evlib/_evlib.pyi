@@ -12,7 +12,17 @@ from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__all__ = ["Batch", "Batches", "Recording", "SideStream", "Writer", "__version__", "identify", "open"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Recording",
+    "SideStream",
+    "Writer",
+    "__version__",
+    "identify",
+    "open",
+    "read_array",
+]
 
 __version__: str
 """Version of the crate, which is the package's."""
@@ -22,8 +32,8 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -59,7 +69,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
 
     @property
     def confidence(self) -> str:
@@ -152,7 +162,9 @@ class Writer:
         layout: str | None = None,
         compression: str | None = None,
     ) -> Self:
-        """Start a file of `format` (`evt3`, `evt2`, `aedat4` or `hdf5`) for a sensor of width and height `geometry`.
+        """Start a file of `format` for a sensor of width and height `geometry`.
+
+        Formats are `evt3`, `evt2`, `aedat4`, `hdf5`, `npy` and `npz`.
 
         HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`;
         AEDAT4 has compression `lz4` or `none`.
@@ -181,3 +193,6 @@ def open(
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""
+
+def read_array(path: _Path, dataset: str) -> tuple[bytes, list[int], str]:
+    """Read the numbers of a small HDF5 data set: bytes in C order, shape, type as NumPy names it."""

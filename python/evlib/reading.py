@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TimeUnit = Literal["ns", "us", "ms", "s"]
 
+_LARGEST_PARTS = 2**12
+
 _OPEN_FILES = 64
 """Most files of one LazyFrame that stay open between its queries, with their indexes."""
 
@@ -31,7 +33,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -66,6 +68,7 @@ def open(
     path_map: Mapping[str, str] | None = None,
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
+    pixel_parts: int | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -73,9 +76,9 @@ def open(
     Parameters
     ----------
     path
-        The file.
+        The file; for NPY also a folder of files with a column each.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat` or `hdf5`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
@@ -83,12 +86,16 @@ def open(
     stream
         Stream of events to read, where the file has several cameras: see `Recording.streams`.
     path_map
-        HDF5 and NPZ: where the columns are, in place of what the layout says: data sets or members for `x`, `y`,
-        `timestamp` and `polarity`, or one with all of them for `events`.
+        HDF5, NPY and NPZ: where the columns are, in place of what the layout says: data sets or members for `x`, `y`,
+        `timestamp` and `polarity`, or one with all of them for `events`. In NPZ `member/field` is a field of records
+        and `member/2` the third column of a table; in NPY `field` or `2`.
     time_unit
         HDF5, NPY and NPZ: unit of the stored times, `ns`, `us`, `ms` or `s`, in place of what the file says.
     time_offset
         HDF5, NPY and NPZ: timedelta or microseconds added to every stored time, in place of what the file says.
+    pixel_parts
+        HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, such as 32 for HS-ERGB and BS-ERGB; the
+        nearest pixel is given. By default 1, or 32 where NPZ columns have values too large for pixels.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -116,6 +123,7 @@ def open(
         _arguments.mapping(path_map, "path_map"),
         _arguments.text(time_unit, "time_unit"),
         _arguments.microseconds(time_offset, "time_offset"),
+        None if pixel_parts is None else _arguments.integer(pixel_parts, "pixel_parts", low=1, high=_LARGEST_PARTS),
     )
     recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
@@ -149,6 +157,7 @@ def load_events(
     path_map: Mapping[str, str] | None = None,
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
+    pixel_parts: int | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -168,7 +177,7 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -202,6 +211,7 @@ def load_events(
             path_map=path_map,
             time_unit=time_unit,
             time_offset=time_offset,
+            pixel_parts=pixel_parts,
             on_problem=on_problem,
         )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
@@ -224,6 +234,7 @@ def read_events(
     path_map: Mapping[str, str] | None = None,
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
+    pixel_parts: int | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -243,7 +254,7 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
         As for :func:`open`.
 
     Raises
@@ -275,6 +286,7 @@ def read_events(
         path_map=path_map,
         time_unit=time_unit,
         time_offset=time_offset,
+        pixel_parts=pixel_parts,
         on_problem=on_problem,
     )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

@@ -16,7 +16,14 @@ from evlib.recording import Recording
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_BY_EXTENSION = {".raw": "evt3", ".aedat4": "aedat4", ".h5": "hdf5", ".hdf5": "hdf5"}
+_BY_EXTENSION = {
+    ".raw": "evt3",
+    ".aedat4": "aedat4",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npy": "npy",
+    ".npz": "npz",
+}
 
 
 def _frames(
@@ -110,8 +117,9 @@ def write_events(
     path
         The new file.
     format
-        `evt3`, `evt2`, `aedat4` or `hdf5`; by default what the extension stands for, `.raw` being `evt3`, `.aedat4`
-        being `aedat4`, `.h5` and `.hdf5` being `hdf5`.
+        `evt3`, `evt2`, `aedat4`, `hdf5`, `npy` or `npz`; by default what the extension stands for, `.raw` being
+        `evt3`, `.h5` and `.hdf5` being `hdf5`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16)
+        and `p` (int8), `npz` an array for each; they do not hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -142,9 +150,9 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout
-        and `aedat4`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`, which
-        has a table of rows by time), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout,
+        `aedat4`, `npy` and `npz`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for
+        `hdf5`, which has a table of rows by time), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------
@@ -175,7 +183,8 @@ def write_events(
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
         raise ArgumentError(
-            f'the extension `{extension}` does not tell the format: pass `format="evt3"`, `"aedat4"`, `"hdf5"` ...'
+            f"the extension `{extension}` does not tell the format: pass `format`, "
+            '`"evt3"`, `"evt2"`, `"aedat4"`, `"hdf5"`, `"npy"` or `"npz"`'
         )
     layout = _arguments.text(layout, "layout")
     compression = _arguments.text(compression, "compression")

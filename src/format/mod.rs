@@ -14,6 +14,8 @@ use crate::source::Source;
 pub(crate) mod aedat;
 pub(crate) mod array;
 pub(crate) mod hdf5;
+pub(crate) mod numpy;
+pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
 
 /// Bytes from the start of a file that identification looks at.
@@ -35,6 +37,10 @@ pub enum Format {
     Dat,
     /// HDF5, in any layout of the public data sets.
     Hdf5,
+    /// An array of NumPy, or a folder of them.
+    Npy,
+    /// A zip archive of arrays of NumPy.
+    Npz,
     /// AEDAT 1.0, of jAER.
     Aedat1,
     /// AEDAT 2.0, of jAER.
@@ -47,8 +53,20 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 10] =
-        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Aedat1, Self::Aedat2, Self::Aedat3, Self::Aedat4];
+    pub const ALL: [Self; 12] = [
+        Self::Evt2,
+        Self::Evt21,
+        Self::Evt3,
+        Self::Evt4,
+        Self::Dat,
+        Self::Hdf5,
+        Self::Npy,
+        Self::Npz,
+        Self::Aedat1,
+        Self::Aedat2,
+        Self::Aedat3,
+        Self::Aedat4,
+    ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -60,6 +78,8 @@ impl Format {
             Self::Evt4 => "evt4",
             Self::Dat => "dat",
             Self::Hdf5 => "hdf5",
+            Self::Npy => "npy",
+            Self::Npz => "npz",
             Self::Aedat1 => "aedat1",
             Self::Aedat2 => "aedat2",
             Self::Aedat3 => "aedat3",
@@ -147,6 +167,8 @@ pub(crate) struct Opened {
 enum Family {
     Prophesee,
     Hdf5,
+    Npy,
+    Npz,
     Aedat,
 }
 
@@ -155,10 +177,22 @@ impl Family {
     fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
         match wanted {
             Some(Format::Hdf5) => Self::Hdf5,
+            Some(Format::Npy) => Self::Npy,
+            Some(Format::Npz) => Self::Npz,
             Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
-            None if hdf5::has_signature(head) => Self::Hdf5,
-            None if aedat::names(head, source) => Self::Aedat,
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            None => Self::seen(head, source),
+        }
+    }
+
+    /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
+    fn seen(head: &[u8], source: &Source) -> Self {
+        match head {
+            head if numpy::is_npy(head) => Self::Npy,
+            head if numpy::is_zip(head) => Self::Npz,
+            head if hdf5::has_signature(head) => Self::Hdf5,
+            head if aedat::names(head, source) => Self::Aedat,
+            _ => Self::Prophesee,
         }
     }
 }
@@ -169,8 +203,20 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     match Family::of(&head, &source, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
+        Family::Npy => numpy::open_npy(source, options),
+        Family::Npz => numpy::open_npz(source, options),
         Family::Aedat => aedat::open(source, &head, options),
     }
+}
+
+/// Identifies and opens a file, or a folder of files that are one recording.
+pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
+    if path.is_dir()
+        && let Some(opened) = numpy::open_folder(path, options)?
+    {
+        return Ok(opened);
+    }
+    open(Source::open(path)?, options)
 }
 
 /// Tells the format of a file from its first bytes.
@@ -191,7 +237,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
 /// ```
 pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
     let path = path.as_ref();
-    let opened = open(Source::open(path)?, &OpenOptions::default()).map_err(|error| error.with_path(path))?;
+    let opened = open_path(path, &OpenOptions::default()).map_err(|error| error.with_path(path))?;
     Ok(opened.identity)
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::error::Result;
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 mod arrow;
 mod errors;
 
-use arrow::{Batch, import, import_triggers};
+use arrow::{Batch, import, import_triggers, rows};
 
 /// Rows of a problem table: code, severity, count, unit, bytes, first offset, examples.
 type ProblemRow = (&'static str, &'static str, u64, &'static str, u64, u64, Vec<String>);
@@ -59,8 +60,9 @@ impl PySelection {
     }
 }
 
-/// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times.
-type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>);
+/// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times, parts of a
+/// pixel.
+type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>);
 
 /// The arguments of [`open`].
 type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, ContentArguments);
@@ -238,7 +240,7 @@ impl PyWriter {
         errors::run(py, || {
             let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(writer) = writer.as_mut() else { return Err(crate::Error::invalid("the writer is finished")) };
-            parts.iter().try_for_each(|events| writer.write(events))
+            parts.iter().try_for_each(|events| writer.write_rows(rows(events)))
         })
     }
 
@@ -266,7 +268,7 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None)))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None)))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
@@ -276,11 +278,11 @@ fn open(
     content: ContentArguments,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
-        let (stream, path_map, time_unit, time_offset_us) = content.clone();
+        let (stream, path_map, time_unit, time_offset_us, pixel_parts) = content.clone();
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
         let time_unit = time_unit.as_deref().map(TimeUnit::from_name).transpose()?;
-        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us }.open(&path)
+        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts }.open(&path)
     })?;
     Ok(PyRecording(recording, (path, format, geometry, threads, content)))
 }
@@ -291,10 +293,17 @@ fn identify(py: Python<'_>, path: PathBuf) -> PyResult<(&'static str, &'static s
     Ok((identity.format.name(), identity.confidence.name(), identity.reasons))
 }
 
+/// The numbers of a small HDF5 data set: bytes, shape, type.
+#[pyfunction]
+fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(Bound<'py, PyBytes>, Vec<u64>, String)> {
+    let found = errors::run(py, || crate::format::hdf5::whole::read(&path, dataset))?;
+    Ok((PyBytes::new(py, &found.bytes), found.shape, found.dtype))
+}
+
 #[pymodule(gil_used = false)]
 mod _evlib {
     #[pymodule_export]
-    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open};
+    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open, read_array};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives it")]

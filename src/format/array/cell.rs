@@ -17,8 +17,12 @@ pub(crate) enum Number {
     I16,
     I32,
     I64,
+    /// Half precision.
+    F16,
     F32,
     F64,
+    /// A signed 64-bit time, whose smallest value stands for none.
+    Time,
 }
 
 impl Number {
@@ -40,6 +44,7 @@ impl Number {
     /// The floating-point type of this many bytes.
     pub(crate) fn float(bytes: usize) -> Option<Self> {
         match bytes {
+            2 => Some(Self::F16),
             4 => Some(Self::F32),
             8 => Some(Self::F64),
             _ => None,
@@ -49,14 +54,32 @@ impl Number {
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
-            Self::U16 | Self::I16 => 2,
+            Self::U16 | Self::I16 | Self::F16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::U64 | Self::I64 | Self::F64 => 8,
+            Self::U64 | Self::I64 | Self::F64 | Self::Time => 8,
         }
     }
 
     pub(crate) fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F64)
+        matches!(self, Self::F16 | Self::F32 | Self::F64)
+    }
+
+    /// Name as NumPy gives it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u1",
+            Self::U16 => "u2",
+            Self::U32 => "u4",
+            Self::U64 => "u8",
+            Self::I8 => "i1",
+            Self::I16 => "i2",
+            Self::I32 => "i4",
+            Self::I64 => "i8",
+            Self::F16 => "f2",
+            Self::F32 => "f4",
+            Self::F64 => "f8",
+            Self::Time => "time64",
+        }
     }
 }
 
@@ -197,6 +220,63 @@ macro_rules! stored {
 }
 stored!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
 
+/// A number of half precision.
+#[derive(Clone, Copy)]
+struct Half(u16);
+
+impl Stored for Half {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    fn load(bytes: &[u8], big_endian: bool) -> Self {
+        Self(u16::load(bytes, big_endian))
+    }
+    #[inline(always)]
+    fn integer(self) -> i128 {
+        self.float() as i128
+    }
+    // IEEE 754: sign 1, exponent 5, fraction 10 bits.
+    #[inline(always)]
+    fn float(self) -> f64 {
+        let (exponent, fraction) = (i32::from(self.0 >> 10 & 31), f64::from(self.0 & 1023));
+        let magnitude = match exponent {
+            0 => fraction / 16_777_216.0,
+            31 if fraction == 0.0 => f64::INFINITY,
+            31 => f64::NAN,
+            _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+        };
+        if self.0 >> 15 == 0 { magnitude } else { -magnitude }
+    }
+    #[inline(always)]
+    fn low(self) -> i64 {
+        self.float() as i64
+    }
+}
+
+/// A time of NumPy.
+#[derive(Clone, Copy)]
+struct Moment(i64);
+
+impl Stored for Moment {
+    const BYTES: usize = 8;
+    #[inline(always)]
+    fn load(bytes: &[u8], big_endian: bool) -> Self {
+        Self(i64::load(bytes, big_endian))
+    }
+    // No time is out of every range.
+    #[inline(always)]
+    fn integer(self) -> i128 {
+        if self.0 == i64::MIN { 1 << 100 } else { self.0.into() }
+    }
+    #[inline(always)]
+    fn float(self) -> f64 {
+        self.0 as f64
+    }
+    #[inline(always)]
+    fn low(self) -> i64 {
+        self.0
+    }
+}
+
 /// Calls `each` with every value. The common stride, that of a column of its own, is a loop of its own, because only
 /// that is vectorised.
 #[inline(always)]
@@ -232,8 +312,10 @@ macro_rules! by_type {
             Number::I16 => $run::<i16>($($argument),*),
             Number::I32 => $run::<i32>($($argument),*),
             Number::I64 => $run::<i64>($($argument),*),
+            Number::F16 => $run::<Half>($($argument),*),
             Number::F32 => $run::<f32>($($argument),*),
             Number::F64 => $run::<f64>($($argument),*),
+            Number::Time => $run::<Moment>($($argument),*),
         }
     };
 }
@@ -325,10 +407,11 @@ fn times<S: Stored>(values: Values<'_>, time: Time, out: &mut [i64]) -> Seen {
     } else if time.unit == TimeUnit::Microseconds {
         // Unsigned times of 2^63 and more, and sums out of range, turn the sign.
         let unsigned = values.cell.number == Number::U64;
+        let may_be_none = values.cell.number == Number::Time;
         each::<S, _>(values, out, |value| {
             let low = value.low();
             let (us, over) = low.overflowing_add(time.offset_us);
-            bad |= over | (u64::from(unsigned) & (low.cast_unsigned() >> 63) != 0);
+            bad |= over | (unsigned & (low < 0)) | (may_be_none & (low == i64::MIN));
             us
         });
     } else {

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::columns::{ColumnsBuilder, Slots, TriggerColumns};
-use crate::error::Result;
+use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
+use crate::error::{Error, Result};
 use crate::problem::{ProblemCode, Problems};
-use crate::schema::{Column, Columns, TimeRange};
+use crate::schema::{Column, Columns, Geometry, TimeRange, TimeUnit};
 use crate::simd;
 use crate::source::{Buffer, Source};
 use crate::table::Table;
@@ -24,8 +24,10 @@ use super::hdf5::ecf;
 use super::hdf5::filter::{self, Decoder, Filter};
 
 pub(crate) mod cell;
+pub(crate) mod names;
+pub(crate) mod order;
 
-use cell::{Cell, Pixel, Pixels, Polarities, Seen, Time, Times, Values};
+use cell::{Cell, Number, Pixel, Pixels, Polarities, Seen, Time, Times, Values};
 
 /// Rows of a unit, about.
 const UNIT: u64 = 64 << 10;
@@ -67,10 +69,18 @@ pub(crate) struct Part {
 pub(crate) enum Storage {
     /// In memory.
     Memory(Arc<[u8]>),
+    /// In memory once they are needed, from this byte on.
+    Lazy(Arc<dyn Lazy>, usize),
     /// In the file, one row after the other, from this byte on.
     Plain(u64),
     /// In chunks of as many rows each.
     Chunks { rows: u64, filters: Vec<Filter>, chunks: Vec<Chunk>, fill: Vec<u8> },
+}
+
+/// Bytes that are made when they are first needed.
+pub(crate) trait Lazy: Send + Sync + std::fmt::Debug {
+    /// The bytes, or why there are none.
+    fn bytes(&self) -> Result<&[u8], Unreadable>;
 }
 
 /// Where a chunk is in the file.
@@ -92,7 +102,7 @@ impl Part {
     fn chunk_rows(&self) -> u64 {
         match &self.storage {
             Storage::Chunks { rows, .. } => *rows,
-            Storage::Memory(_) | Storage::Plain(_) => UNIT,
+            Storage::Memory(_) | Storage::Lazy(..) | Storage::Plain(_) => UNIT,
         }
     }
 
@@ -127,8 +137,19 @@ impl Part {
                 let bytes = u32::try_from((rows.end - rows.start) * self.row_bytes as u64).ok()?;
                 Some(Chunk { address: start + rows.start * self.row_bytes as u64, bytes, mask: 0 })
             }
-            Storage::Memory(_) => None,
+            Storage::Memory(_) | Storage::Lazy(..) => None,
         }
+    }
+
+    /// The bytes of the rows from `row` on, where they are in memory.
+    fn memory(&self, row: u64) -> Result<&[u8], Unreadable> {
+        let bytes = match &self.storage {
+            Storage::Memory(bytes) => bytes,
+            Storage::Lazy(bytes, start) => bytes.bytes()?.get(*start..).unwrap_or_default(),
+            Storage::Plain(_) | Storage::Chunks { .. } => &[],
+        };
+        let start = usize::try_from(row).unwrap_or(usize::MAX).saturating_mul(self.row_bytes);
+        Ok(bytes.get(start..).unwrap_or_default())
     }
 }
 
@@ -208,7 +229,7 @@ struct Task<'a> {
 }
 
 /// Why a chunk cannot be decoded.
-type Unreadable = Cow<'static, str>;
+pub(crate) type Unreadable = Cow<'static, str>;
 
 impl ArrayTable {
     pub(crate) fn new(source: Arc<Source>, parts: Vec<Part>, meaning: Meaning) -> Self {
@@ -275,9 +296,8 @@ impl ArrayTable {
             seen.add(self.convert(part, task.check, offset / row_bytes, bytes, skip..skip + count, out));
         };
         match &part.storage {
-            Storage::Memory(bytes) => {
-                let start = usize::try_from(task.start).unwrap_or(usize::MAX).saturating_mul(row_bytes);
-                let bytes = bytes.get(start..).unwrap_or_default();
+            Storage::Memory(_) | Storage::Lazy(..) => {
+                let bytes = part.memory(task.start)?;
                 if bytes.len() < (skip + count) * row_bytes {
                     return Err("the member ends before its rows".into());
                 }
@@ -521,10 +541,10 @@ impl ArrayTable {
             }
         };
         match (&part.storage, chunk) {
-            (Storage::Memory(bytes), _) => {
-                let start = usize::try_from(whole.start).unwrap_or(usize::MAX).saturating_mul(part.row_bytes);
-                look(0, bytes.get(start..).unwrap_or_default());
-            }
+            (Storage::Memory(_) | Storage::Lazy(..), _) => match part.memory(whole.start) {
+                Ok(bytes) => look(0, bytes),
+                Err(why) => return Ok(Some(why)),
+            },
             (_, Some(chunk)) if chunk != Chunk::ABSENT => {
                 if !self.is_inside(chunk) {
                     return Ok(Some("it lies beyond the end of the file".into()));
@@ -612,6 +632,10 @@ impl Table for ArrayTable {
     }
 
     fn fill(&self, rows: Range<u64>, columns: Columns, check: Columns, out: Slots<'_>) -> Result<Vec<Range<u64>>> {
+        // Bytes that are still to be made are made side by side, not one after the other by whoever comes first.
+        let lazy = self.parts.iter().filter(|part| matches!(part.storage, Storage::Lazy(..)));
+        let lazy: Vec<&Part> = lazy.filter(|part| !part.columns().and(columns.or(check)).is_empty()).collect();
+        lazy.par_iter().for_each(|part| drop(part.memory(0)));
         let mut tasks = self.tasks(&rows, columns, check, out);
         let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
         let mut rest = tasks.as_mut_slice();
@@ -684,6 +708,51 @@ impl Table for ArrayTable {
     fn triggers(&self) -> Result<TriggerColumns> {
         self.triggers.as_ref().map_or_else(|| Ok(TriggerColumns::default()), |triggers| triggers.read())
     }
+}
+
+/// Reads small tables: all rows of some parts.
+pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<EventColumns> {
+    let columns: Columns = parts.iter().flat_map(|part| &part.fields).map(|field| field.column).collect();
+    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
+    let name = parts.first().map(|part| part.name.clone()).unwrap_or_default();
+    let table = ArrayTable::new(Arc::clone(source), parts, Meaning { time, x: pixel, y: pixel });
+    let rows = table.rows();
+    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), columns);
+    let suspects = table.fill(0..rows, columns, columns, builder.slots())?;
+    if suspects.is_empty() {
+        return Ok(builder.finish(rows as usize));
+    }
+    let mut problems = Problems::default();
+    let unit = 0..rows.min(table.unit());
+    table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
+    let why = problems.iter().find_map(|problem| problem.examples.first()).cloned().unwrap_or_default();
+    Err(Error::format(format!("`{name}` cannot be read: {why}")))
+}
+
+/// Values of the first rows of a column that is taken for times of a unit, in microseconds, without those that do not
+/// fit or are no numbers.
+pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit: TimeUnit) -> Result<Vec<i64>> {
+    for part in &mut parts {
+        part.rows = part.rows.min(rows);
+    }
+    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
+    let meaning = Meaning { time: Time { unit, offset_us: 0 }, x: pixel, y: pixel };
+    let table = ArrayTable::new(Arc::clone(source), parts, meaning);
+    let rows = table.rows();
+    let only_time = Columns::NONE.with(Column::Timestamp);
+    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), only_time);
+    let suspects = table.fill(0..rows, only_time, only_time, builder.slots())?;
+    let mut keep = vec![1; rows as usize];
+    if !suspects.is_empty() {
+        table.judge(0..rows, &mut keep, &mut Problems::default())?;
+    }
+    let found = builder.finish(rows as usize);
+    Ok(found.timestamp().iter().zip(keep).filter(|(_, keep)| *keep == 1).map(|(value, _)| *value).collect())
+}
+
+/// What stands for 1 in a [`sample`] of microseconds for integers, of seconds for floats.
+pub(crate) fn sampled_one(number: Number) -> i64 {
+    if number.is_float() { 1_000_000 } else { 1 }
 }
 
 /// Number of tasks from the front whose chunks are read at once.

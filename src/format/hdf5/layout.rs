@@ -2,25 +2,12 @@
 
 use super::meta::{Dataset, Dtype, Kind, Metadata, Value};
 use crate::error::{Error, Result};
+use crate::format::array::names::{NAMES, column};
 use crate::schema::{Column, Geometry, TimeUnit};
-
-/// Names that the columns of events go by.
-const NAMES: [(Column, &[&str]); 4] = [
-    (Column::X, &["x", "xs"]),
-    (Column::Y, &["y", "ys"]),
-    (Column::Timestamp, &["t", "ts", "timestamp", "timestamps"]),
-    (Column::Polarity, &["p", "ps", "pol", "polarity", "on"]),
-];
 
 /// Groups that a search for events goes through at most, and levels.
 const GROUPS: usize = 1000;
 const LEVELS: usize = 4;
-
-/// The column that goes by this name.
-pub(crate) fn column(name: &str) -> Option<Column> {
-    let plain = name.to_ascii_lowercase();
-    NAMES.iter().find(|(_, names)| names.contains(&plain.as_str())).map(|(column, _)| *column)
-}
 
 /// Where the columns of one stream of events are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,6 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::filter::Filter;
@@ -28,10 +27,6 @@ pub(crate) trait Metadata: Send + Sync {
 
     /// Attributes of a group or data set, by name. Values that cannot be understood are [`Value::Other`].
     fn attributes(&self, path: &str) -> Result<Vec<(String, Value)>>;
-
-    /// Variable-length elements of a data set, as many of `elements` (counted row by row) as fit in `limit` bytes and
-    /// at least one. For data sets without filters; others are decoded first, then given to [`Metadata::resolve`].
-    fn read_vlen(&self, dataset: &Dataset, elements: Range<u64>, limit: usize) -> Result<Sequences>;
 
     /// The sequences that the elements of a [`Dtype::Vlen`] or [`Dtype::VlenText`] data set refer to, as many as fit in
     /// `limit` bytes and at least one. `references` are elements as stored.
@@ -282,9 +277,5 @@ impl Sequences {
         let end = *self.ends.get(index)?;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.bytes.get(start..end)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len()).filter_map(|index| self.get(index))
     }
 }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::columns::{ColumnsBuilder, TriggerColumns};
+use crate::columns::TriggerColumns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::{ProblemCode, Problems};
 use crate::reader::{Ambiguous, Reader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
-use crate::schema::{Column, Columns, Geometry, TimeUnit};
+use crate::schema::{Column, Geometry, TimeUnit};
 use crate::source::Source;
-use crate::table::{Table, TableReader};
+use crate::table::TableReader;
 
 use super::array::cell::{Cell, Number, Pixel, Time};
-use super::array::{ArrayTable, Chunk, Field, Meaning, Part, Storage, TriggerSource};
+use super::array::{self, ArrayTable, Chunk, Field, Meaning, Part, Storage, TriggerSource, names, order, read};
 use super::{Confidence, Format, Identity, Opened};
 
 pub(crate) mod ecf;
@@ -20,6 +20,8 @@ pub(crate) mod filter;
 mod index;
 mod layout;
 mod meta;
+mod packets;
+pub(crate) mod whole;
 pub(crate) mod write;
 
 mod bitshuffle;
@@ -50,8 +52,8 @@ pub(crate) fn has_signature(head: &[u8]) -> bool {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let source = Arc::new(source);
-    let meta = meta::open(Arc::clone(&source))?;
-    let meta = &*meta;
+    let shared: Arc<dyn Metadata> = Arc::from(meta::open(Arc::clone(&source))?);
+    let meta = &*shared;
     let cameras = if options.path_map.is_empty() { layout::cameras(meta) } else { vec![layout::mapped(meta, &options.path_map)?] };
     if cameras.is_empty() {
         return Err(no_events(meta));
@@ -87,6 +89,16 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         None => geometry(&source, meta, camera),
     };
     metadata.extend(storage(meta, &camera.place));
+    if let Place::Packets(path) = &camera.place {
+        if options.pixel_parts.is_some() || options.time_unit.is_some_and(|unit| unit != TimeUnit::Microseconds) {
+            return Err(Error::invalid("cAER packets have whole pixels and microseconds").hint("leave out `time_unit` and `pixel_parts`"));
+        }
+        let offset_us = options.time_offset_us.unwrap_or(0);
+        metadata.push(("time_unit".to_owned(), TimeUnit::Microseconds.name().to_owned()));
+        metadata.push(("time_offset_us".to_owned(), offset_us.to_string()));
+        let reader = packets::PacketReader::new(Arc::clone(&source), Arc::clone(&shared), meta.dataset(path)?, geometry, offset_us)?;
+        return Ok(Opened { identity, geometry, metadata, streams, reader: Arc::new(reader) });
+    }
     let table = table(&source, meta, camera, geometry, options)?;
     let Time { unit, offset_us } = table.meaning.time;
     metadata.push(("time_unit".to_owned(), unit.name().to_owned()));
@@ -132,7 +144,8 @@ fn table(
             parts(&dataset, &wanted, &mut notes)?
         }
         Place::Packets(path) => {
-            return Err(Error::new(ErrorKind::Unsupported, format!("`{path}` has cAER packets, which this version does not read")));
+            // These have a reader of their own.
+            return Err(bad_shape(&meta.dataset(path)?));
         }
     };
     let rows: Vec<u64> = parts.iter().map(|part| part.rows).collect();
@@ -150,7 +163,11 @@ fn table(
         None => 0,
     };
     let offset_us = options.time_offset_us.unwrap_or(stored_offset);
-    let pixel = |limit: Option<u16>| Pixel { parts: 1, first: camera.first_pixel, limit: limit.unwrap_or(Geometry::MAX) };
+    let pixel = |limit: Option<u16>| Pixel {
+        parts: options.pixel_parts.unwrap_or(1).max(1),
+        first: camera.first_pixel,
+        limit: limit.unwrap_or(Geometry::MAX),
+    };
     let meaning =
         Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
     let mut table = ArrayTable::new(Arc::clone(source), parts, meaning);
@@ -208,25 +225,6 @@ impl TriggerSource for Triggers {
     }
 }
 
-/// Reads small tables: all rows of some parts.
-fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<crate::EventColumns> {
-    let columns: Columns = parts.iter().flat_map(|part| &part.fields).map(|field| field.column).collect();
-    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
-    let name = parts.first().map(|part| part.name.clone()).unwrap_or_default();
-    let table = ArrayTable::new(Arc::clone(source), parts, Meaning { time, x: pixel, y: pixel });
-    let rows = table.rows();
-    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), columns);
-    let suspects = table.fill(0..rows, columns, columns, builder.slots())?;
-    if suspects.is_empty() {
-        return Ok(builder.finish(rows as usize));
-    }
-    let mut problems = Problems::default();
-    let unit = 0..rows.min(table.unit());
-    table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
-    let why = problems.iter().find_map(|problem| problem.examples.first()).cloned().unwrap_or_default();
-    Err(Error::format(format!("`{name}` cannot be read: {why}")))
-}
-
 /// All numbers of a data set, as integers.
 fn numbers(source: &Arc<Source>, dataset: &Dataset) -> Result<Vec<i64>> {
     let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(dataset))?;
@@ -240,7 +238,8 @@ fn numbers(source: &Arc<Source>, dataset: &Dataset) -> Result<Vec<i64>> {
 fn cell(dtype: &Dtype) -> Option<Cell> {
     let (number, big_endian) = match dtype {
         Dtype::Integer(base) | Dtype::Enum { base, .. } => (Number::integer(base.bytes.into(), base.signed)?, base.big_endian),
-        Dtype::Float { bytes, big_endian } => (Number::float((*bytes).into())?, *big_endian),
+        // Whether a float of two bytes is of half precision is not known here.
+        Dtype::Float { bytes: bytes @ (4 | 8), big_endian } => (Number::float((*bytes).into())?, *big_endian),
         _ => return None,
     };
     Some(Cell { number, big_endian })
@@ -263,7 +262,7 @@ fn fields(dataset: &Dataset) -> Result<Vec<Wanted>> {
     Column::ALL
         .into_iter()
         .map(|column| {
-            let field = fields.iter().find(|field| layout::column(&field.name) == Some(column));
+            let field = fields.iter().find(|field| names::column(&field.name) == Some(column));
             let cell = field.and_then(|field| cell(&field.dtype));
             field.zip(cell).map(|(field, cell)| Wanted { column, cell, offset: field.offset, at: 0 }).ok_or_else(|| not_numbers(dataset))
         })
@@ -359,26 +358,16 @@ fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) 
     stored.min(rows)
 }
 
-/// The columns of a table of four: x, y, t, p or t, x, y, p, told by which of them grows.
+/// The order of a table's columns, told by their values; of its type, where they do not tell.
 fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column; 4]> {
-    const TIME_FIRST: [Column; 4] = [Column::Timestamp, Column::X, Column::Y, Column::Polarity];
-    const TIME_THIRD: [Column; 4] = [Column::X, Column::Y, Column::Timestamp, Column::Polarity];
-    let grows = |at: usize| -> Result<bool> {
+    let unit = if cell.number.is_float() { TimeUnit::Seconds } else { TimeUnit::Microseconds };
+    let sampled = |at: usize| -> Result<Vec<i64>> {
         let wanted = [Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 }];
-        let mut parts = parts(dataset, &wanted, &mut Problems::default())?;
-        for part in &mut parts {
-            part.rows = part.rows.min(SAMPLE);
-        }
-        let times = read(source, parts, Time { unit: TimeUnit::Seconds, offset_us: 0 })?;
-        let times = times.timestamp();
-        Ok(times.is_sorted() && times.first() != times.last())
+        array::sample(source, parts(dataset, &wanted, &mut Problems::default())?, SAMPLE, unit)
     };
-    Ok(match (grows(0)?, grows(2)?) {
-        (true, false) => TIME_FIRST,
-        (false, true) => TIME_THIRD,
-        _ if cell.number.is_float() => TIME_THIRD,
-        _ => TIME_FIRST,
-    })
+    let sampled = [sampled(0)?, sampled(1)?, sampled(2)?, sampled(3)?];
+    let told = order::tell(sampled.each_ref().map(|values| order::Sample { values, one: array::sampled_one(cell.number) }));
+    Ok(told.unwrap_or_else(|_| order::with(if cell.number.is_float() { 2 } else { 0 }, 3)))
 }
 
 /// Size of the sensor, from attributes or data sets.

@@ -11,7 +11,6 @@ mod header;
 mod heap;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -241,10 +240,6 @@ impl Metadata for File {
 
     fn attributes(&self, path: &str) -> Result<Vec<(String, Value)>> {
         self.walk(path, 64).attributes()
-    }
-
-    fn read_vlen(&self, dataset: &Dataset, elements: Range<u64>, limit: usize) -> Result<Sequences> {
-        self.walk(&dataset.path, 64).read_vlen(dataset, elements, limit)
     }
 
     fn resolve(&self, dataset: &Dataset, references: &[u8], limit: usize) -> Result<Sequences> {

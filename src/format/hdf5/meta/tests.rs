@@ -169,34 +169,6 @@ fn attributes_are_all_listed() {
 }
 
 #[test]
-fn variable_length_rows() {
-    let scratch = Scratch::new("vlen", &fixture("v0_user_block.h5"));
-    let file = scratch.open().unwrap();
-    let data = file.dataset("/dvs/data").unwrap();
-    assert_eq!(data.elements(), 33);
-    let rows = file.read_vlen(&data, 0..33, usize::MAX).unwrap();
-    assert_eq!(rows.len(), 33);
-    for row in 0..11 {
-        let parts: Vec<_> = (0..3).map(|column| rows.get(row * 3 + column).unwrap()).collect();
-        if row == 10 {
-            assert!(parts.iter().all(|part| part.is_empty()));
-            continue;
-        }
-        assert_eq!(parts[0], (1000 + row).to_string().as_bytes());
-        assert_eq!(parts[1], (0..28).collect::<Vec<u8>>());
-        assert_eq!(parts[2], vec![row as u8; row * 30]);
-    }
-    // What fits, and never less than one.
-    assert_eq!(file.read_vlen(&data, 3..33, 40).unwrap().iter().map(<[u8]>::len).collect::<Vec<_>>(), [4, 28]);
-    assert_eq!(file.read_vlen(&data, 5..33, 1).unwrap().len(), 1);
-    assert_eq!(file.read_vlen(&data, 33..33, 1).unwrap().len(), 0);
-    assert_eq!(file.read_vlen(&data, 30..34, 1).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    let wide = file.dataset("/wide").unwrap();
-    let sequences = file.read_vlen(&wide, 0..2, 100).unwrap();
-    assert_eq!(sequences.iter().collect::<Vec<_>>(), [&[1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0][..], &[]]);
-}
-
-#[test]
 fn paths_and_links() {
     let scratch = Scratch::new("paths", &fixture("v3.h5"));
     let file = scratch.open().unwrap();
@@ -284,8 +256,6 @@ fn ask_all(file: &dyn Metadata) -> u64 {
             asked += u64::from(file.attributes(&path).is_ok()) + u64::from(file.kind(&path).is_some());
             if let Ok(dataset) = file.dataset(&path) {
                 asked += 1;
-                let end = dataset.elements().min(100);
-                file.read_vlen(&dataset, 0..end, 1 << 16).ok();
                 if let Storage::Chunked(chunks) = &dataset.storage {
                     assert!(chunks.list.iter().all(|chunk| chunks.start(chunk.index).len() == dataset.shape.len()));
                 }

@@ -1,17 +1,13 @@
 //! The global heap, specification III.E: elements of variable length.
 
-use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::super::blocks::Piece;
-use super::super::{Dataset, Dtype, Sequences, Storage};
+use super::super::{Dtype, Sequences};
 use super::{HeapObject, Walk};
 use crate::error::{ErrorKind, Result};
 
 /// Collections whose objects are remembered.
 const HEAPS: usize = 64;
-/// Bytes of references read at a time.
-const PIECE: u64 = 1 << 16;
 
 impl Walk<'_> {
     /// Where the bytes of a variable-length element are; `None` if it has none.
@@ -93,66 +89,4 @@ impl Walk<'_> {
         }
         Ok(true)
     }
-
-    pub(super) fn read_vlen(&self, dataset: &Dataset, elements: Range<u64>, limit: usize) -> Result<Sequences> {
-        let mut found = Sequences::default();
-        if elements.start > elements.end || elements.end > dataset.elements() {
-            return Err(self.error(ErrorKind::InvalidArgument, "elements outside its shape"));
-        }
-        if !dataset.filters.is_empty() {
-            return Err(self.error(ErrorKind::InvalidArgument, "its elements have to be decoded first"));
-        }
-        let bytes = dataset.dtype.bytes() as u64;
-        // A piece of a chunk at a time, so that large ones are not held whole.
-        let mut held: Option<(u64, Piece)> = None;
-        for element in elements {
-            // The run of bytes that holds the element: where it is, how long, and where the element is in it.
-            let run = match &dataset.storage {
-                Storage::Compact(_) => Some((0, 0, element * bytes)),
-                Storage::Contiguous { address, bytes: len } => Some((*address, *len, element * bytes)),
-                Storage::Chunked(chunks) => {
-                    let (index, inside) = place(&dataset.shape, &chunks.shape, &chunks.grid, element);
-                    chunks.get(index).map(|chunk| (chunk.address, u64::from(chunk.bytes), inside * bytes))
-                }
-                Storage::Absent => None,
-            };
-            let Some((address, len, start)) = run else {
-                found.ends.push(found.bytes.len());
-                continue;
-            };
-            let reference = if let Storage::Compact(data) = &dataset.storage {
-                data.get(start as usize..(start + bytes) as usize).map(<[u8]>::to_vec)
-            } else {
-                let piece = start / PIECE * PIECE;
-                if held.as_ref().is_none_or(|(at, _)| *at != address + piece) {
-                    // One element more, for the one that lies across its end.
-                    let size = len.saturating_sub(piece).min(PIECE + bytes) as usize;
-                    held = Some((address + piece, self.read((address + piece).saturating_sub(self.file.base), size)?));
-                }
-                let start = (start - piece) as usize;
-                held.as_ref().and_then(|(_, held)| held.get(start..start + bytes as usize)).map(<[u8]>::to_vec)
-            };
-            let reference = reference.ok_or_else(|| self.cut("a chunk"))?;
-            if !self.resolve(&dataset.dtype, &reference, limit, &mut found)? {
-                break;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// The chunk of an element, and its place inside the chunk in elements.
-fn place(shape: &[u64], chunk: &[u64], grid: &[u64], mut element: u64) -> (u64, u64) {
-    let (mut index, mut inside) = (0_u64, 0_u64);
-    let (mut grid_stride, mut chunk_stride) = (1_u64, 1_u64);
-    for ((extent, chunk), grid) in shape.iter().zip(chunk).zip(grid).rev() {
-        let coordinate = element % (*extent).max(1);
-        element /= (*extent).max(1);
-        let chunk = (*chunk).max(1);
-        index = index.saturating_add((coordinate / chunk).saturating_mul(grid_stride));
-        inside = inside.saturating_add((coordinate % chunk).saturating_mul(chunk_stride));
-        grid_stride = grid_stride.saturating_mul(*grid);
-        chunk_stride = chunk_stride.saturating_mul(chunk);
-    }
-    (index, inside)
 }
