@@ -73,8 +73,7 @@ impl Clock {
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
-    /// x and y as stored.
-    Event(u16, u16, bool),
+    Event,
     External,
     /// x and y as stored, whether it is the read after the exposure, value.
     Pixel(u16, u16, bool, u16),
@@ -126,15 +125,29 @@ impl Records {
         taken.unwrap_or(bytes.len() / self.size()) * self.size()
     }
 
+    /// The pixel as stored and the polarity, if it is an event; written so that polarity decides no branch.
+    #[inline(always)]
+    fn event(&self, address: u32) -> Option<(u16, u16, bool)> {
+        match self.layout {
+            Layout::Dvs128 => {
+                let event = ((address >> 1 & 0x7F) as u16, (address >> 8 & 0x7F) as u16, address & 1 == 0);
+                (address >> 15 & 1 == 0).then_some(event)
+            }
+            Layout::Davis => {
+                let event = ((address >> 12 & 0x3FF) as u16, (address >> 22 & 0x1FF) as u16, address >> 11 & 1 == 1);
+                (address & (1 << 31 | 1 << 10) == 0).then_some(event)
+            }
+        }
+    }
+
     #[inline(always)]
     fn word(&self, address: u32) -> Word {
         match self.layout {
-            Layout::Dvs128 if address >> 15 & 1 == 1 => Word::External,
-            Layout::Dvs128 => Word::Event((address >> 1 & 0x7F) as u16, (address >> 8 & 0x7F) as u16, address & 1 == 0),
+            _ if self.event(address).is_some() => Word::Event,
+            Layout::Dvs128 => Word::External,
             Layout::Davis => {
                 let (x, y) = ((address >> 12 & 0x3FF) as u16, (address >> 22 & 0x1FF) as u16);
                 match (address >> 31 == 1, address >> 10 & 3) {
-                    (false, bits) if bits & 1 == 0 => Word::Event(x, y, bits & 2 != 0),
                     (false, _) => Word::External,
                     (true, 3) => Word::Imu((address >> 28 & 7) as u8, (address >> 12) as u16 as i16),
                     (true, bits @ (0 | 1)) => Word::Pixel(x, y, bits == 1, (address & 0x3FF) as u16),
@@ -157,7 +170,7 @@ impl Records {
         // A local copy: stores into the columns cannot change it.
         let mut now = *clock;
         let taken = self.each(bytes, |_, address, time| {
-            if let Word::Event(x, y, on) = self.word(address)
+            if let Some((x, y, on)) = self.event(address)
                 && let Some((x, y)) = self.pixel(x, y)
             {
                 if room == 0 {
@@ -238,14 +251,13 @@ impl Segmented for Records {
                 let from = before.now;
                 problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {now} us at byte {offset}"));
             }
-            match self.word(address) {
-                Word::Event(x, y, _) if self.pixel(x, y).is_some() => events += 1,
-                Word::Event(..) => {
+            match self.event(address) {
+                Some((x, y, _)) if self.pixel(x, y).is_some() => events += 1,
+                Some(_) => {
                     let sensor = self.sensor;
                     problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
                 }
-                Word::External => triggers += 1,
-                _ => {}
+                None => triggers += u64::from(self.word(address) == Word::External),
             }
             true
         });
