@@ -39,6 +39,10 @@ pub enum ProblemCode {
     LostSync,
     /// The file ends inside a word or record: the rest is left out.
     Truncated,
+    /// Lines of text that are no event: left out.
+    BadLine,
+    /// Events whose pixel is not a whole number: rounded to the nearest.
+    FractionalPixel,
     /// An index saved beside the recording did not fit it and was ignored.
     StaleIndex,
 }
@@ -55,6 +59,8 @@ impl ProblemCode {
             Self::OutOfBounds => "OUT_OF_BOUNDS",
             Self::LostSync => "LOST_SYNC",
             Self::Truncated => "TRUNCATED",
+            Self::BadLine => "BAD_LINE",
+            Self::FractionalPixel => "FRACTIONAL_PIXEL",
             Self::StaleIndex => "STALE_INDEX",
         }
     }
@@ -63,10 +69,11 @@ impl ProblemCode {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds => "events",
+            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds | Self::FractionalPixel => "events",
             Self::TriggerBeforeFirstTime => "triggers",
             Self::LostSync => "words",
             Self::Truncated => "tails",
+            Self::BadLine => "lines",
             Self::StaleIndex => "files",
         }
     }
@@ -75,7 +82,7 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex => Severity::Note,
+            Self::StaleIndex | Self::FractionalPixel => Severity::Note,
             _ => Severity::Loss,
         }
     }

@@ -8,12 +8,35 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::columns::EventColumns;
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
+use crate::format::prophesee::writer::{Evt2Encoder, Evt3Encoder, RANGE};
+use crate::format::{atis_bin, event_stream, text};
 use crate::schema::{Columns, Geometry};
 use crate::source::create_partial;
 
 /// Bytes encoded before they are written.
 const CHUNK: usize = 1 << 20;
+
+/// Encodes events into bytes.
+pub(crate) trait Encoder: Send {
+    /// The file header.
+    fn header(&self, geometry: Geometry, date: &str) -> Vec<u8>;
+
+    /// First time that can be encoded.
+    fn start_of_time(&self) -> i64 {
+        0
+    }
+
+    /// First time after it that cannot be encoded.
+    fn end_of_time(&self) -> i64;
+
+    /// Whether times may go back.
+    fn in_any_order(&self) -> bool {
+        false
+    }
+
+    /// Appends the events; their values have been checked.
+    fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>);
+}
 
 /// Writes events to a new recording, batch by batch.
 ///
@@ -46,23 +69,33 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`] or [`Format::Evt2`]) of a sensor of size `geometry`.
+    /// Starts a recording in `format` of a sensor of size `geometry`.
+    ///
+    /// Written are [`Format::Evt3`], [`Format::Evt2`], [`Format::EventStream`], [`Format::AtisBin`] and
+    /// [`Format::Text`], which is CSV where the path ends in `.csv`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
     /// or is there already and `overwrite` is false.
     pub fn create(path: impl AsRef<Path>, format: Format, geometry: Geometry, overwrite: bool) -> Result<Self> {
         let path = path.as_ref();
-        check_geometry(geometry)?;
-        let encoder: Box<dyn Encoder> = match format {
-            Format::Evt3 => Box::new(Evt3Encoder::new(geometry)),
-            Format::Evt2 => Box::new(Evt2Encoder::default()),
+        let (encoder, largest): (Box<dyn Encoder>, _) = match format {
+            Format::Evt3 => (Box::new(Evt3Encoder::new(geometry)), (RANGE, RANGE)),
+            Format::Evt2 => (Box::new(Evt2Encoder::default()), (RANGE, RANGE)),
+            Format::EventStream => (Box::new(event_stream::Writer::new(geometry)), (Geometry::MAX, Geometry::MAX)),
+            Format::AtisBin => (Box::new(atis_bin::Writer), atis_bin::LARGEST),
+            Format::Text => (Box::new(text::Writer::new(path)), (Geometry::MAX, Geometry::MAX)),
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3` or `evt2`")
+                    .expecting("`evt3`, `evt2`, `es`, `atis-bin` or `text`")
                     .but_found(format!("`{other}`")));
             }
         };
+        if geometry.width() > largest.0 || geometry.height() > largest.1 {
+            return Err(Error::invalid("the format cannot hold this sensor geometry")
+                .expecting(format!("at most {}x{}", largest.0, largest.1))
+                .but_found(geometry.to_string()));
+        }
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
         }
@@ -71,13 +104,14 @@ impl EventWriter {
         }
         let (file, partial) = create_partial(path).map_err(|error| Error::io(error, path))?;
         let header = encoder.header(geometry, &date(SystemTime::now()));
+        let last_us = encoder.start_of_time();
         let mut writer =
-            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us: 0 };
+            Self { path: path.to_path_buf(), partial, file: Some(file), encoder, geometry, overwrite, buffer: header, rows: 0, last_us };
         writer.flush()?;
         Ok(writer)
     }
 
-    /// Appends events. All four columns are needed; times must not go back.
+    /// Appends events. All four columns are needed; times must not go back, but in text and ATIS `.bin`.
     ///
     /// # Errors
     /// `InvalidArgument` naming the first row that the format cannot hold: a time that is negative, too large or
@@ -107,10 +141,15 @@ impl EventWriter {
 
     fn check(&self, x: &[i16], y: &[i16], t: &[i64], p: &[i8]) -> Result<()> {
         let (width, height) = (self.geometry.width(), self.geometry.height());
-        let end = self.encoder.end_of_time();
+        let times = self.encoder.start_of_time()..self.encoder.end_of_time();
+        let in_order = !self.encoder.in_any_order();
         let mut last = self.last_us;
         for (row, (((x, y), t), p)) in x.iter().zip(y).zip(t).zip(p).enumerate() {
-            let fits = (0..end).contains(t) && *t >= last && x.cast_unsigned() < width && y.cast_unsigned() < height && matches!(p, 1 | -1);
+            let fits = times.contains(t)
+                && (*t >= last || !in_order)
+                && x.cast_unsigned() < width
+                && y.cast_unsigned() < height
+                && matches!(p, 1 | -1);
             if !fits {
                 return Err(self.refuse(self.rows + row as u64, *x, *y, *t, *p, last));
             }
@@ -120,11 +159,11 @@ impl EventWriter {
     }
 
     fn refuse(&self, row: u64, x: i16, y: i16, t: i64, p: i8, last: i64) -> Error {
-        let end = self.encoder.end_of_time();
+        let (start, end) = (self.encoder.start_of_time(), self.encoder.end_of_time());
         let error = Error::invalid(format!("the recording cannot hold row {row}"));
-        if t < 0 {
-            error.expecting("a time of at least 0 us").but_found(format!("{t} us")).hint("subtract the first time")
-        } else if t < last {
+        if t < start {
+            error.expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")).hint("subtract the first time")
+        } else if t < last && !self.encoder.in_any_order() {
             error.expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us")).hint("sort by `timestamp`")
         } else if t >= end {
             error.expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint("subtract the first time")
