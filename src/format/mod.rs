@@ -14,6 +14,8 @@ use crate::source::Source;
 pub(crate) mod atis_bin;
 pub(crate) mod event_stream;
 pub(crate) mod prophesee;
+#[cfg(test)]
+mod testing;
 pub(crate) mod text;
 
 /// Bytes from the start of a file that identification looks at.
