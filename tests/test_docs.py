@@ -1,6 +1,6 @@
 """What the documentation shows is run: Python blocks, command lines and docstrings.
 
-In `README.md` and `docs/*.md`, the ```` ```python ```` blocks of a page are run one after the other in one namespace,
+In `README.md`, `docs/*.md` and `docs/formats/*.md`, the ```` ```python ```` blocks of a page are run one after the other in one namespace,
 in a folder of their own that holds `recording.raw`. A ```` ```text ```` block right after one is what it prints. In a
 ```` ```console ```` block, lines that start with `$ ` are commands, followed by what they print. `...` in an output
 stands for anything.
@@ -24,7 +24,7 @@ import pytest
 import evlib
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "formats").glob("*.md"))]
 MODULES = ["evlib", "evlib.reading", "evlib.recording", "evlib.simulator", "evlib.writing"]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$(\s*\n(?=```text$))?", re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
