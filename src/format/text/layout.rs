@@ -190,9 +190,10 @@ struct Seen {
     idle: u64,
     /// Values that are -1, 0 or 1, or words for them.
     polarity: u64,
-    /// Fields that are words.
+    /// Fields that are words; values that are not whole; values that no pixel can have.
     words: u64,
-    fractions: bool,
+    fractions: u64,
+    beyond: u64,
     zero_and_minus: (bool, bool),
 }
 
@@ -210,7 +211,8 @@ impl Seen {
             self.decimal += 1;
             self.idle += u64::from(decimals == 1 && number.whole);
         }
-        self.fractions |= value % 1_000_000 != 0;
+        self.fractions += u64::from(value % 1_000_000 != 0);
+        self.beyond += u64::from(value > LARGEST * 1_000_000 || value < -1_000_000);
         self.zero_and_minus.0 |= value == 0;
         self.zero_and_minus.1 |= value == -1_000_000;
         self.steps_back += u64::from(self.last.is_some_and(|last| value < last));
@@ -225,21 +227,31 @@ impl Seen {
 
     /// Whether the values go ahead, but for a few.
     fn ahead(&self) -> bool {
-        self.words == 0 && self.steps_back * 50 <= self.values
+        self.is_numeric() && self.steps_back * 50 <= self.values
     }
 
     fn is_polarity(&self) -> bool {
-        self.values > 0 && self.polarity == self.values && !(self.zero_and_minus == (true, true))
+        self.values > 0 && self.polarity * 4 >= self.values * 3 && self.zero_and_minus != (true, true)
     }
 
-    /// Whether no pixel can have these values.
+    /// Whether nearly all are numbers; a few lines may be damaged.
+    fn is_numeric(&self) -> bool {
+        self.words * 10 <= self.values
+    }
+
+    /// Whether no pixel can have these values, but for a few.
     fn is_beyond(&self) -> bool {
-        self.high.is_some_and(|high| high > LARGEST * 1_000_000) || self.low.is_some_and(|low| low < -1_000_000)
+        self.beyond * 10 > self.values
+    }
+
+    /// Whether not all values are whole, but for a few.
+    fn has_fractions(&self) -> bool {
+        self.fractions * 4 > self.values
     }
 
     /// Whether decimals carry something.
     fn has_decimals(&self) -> bool {
-        self.decimal > 0 && (self.idle < self.decimal || self.range() < 1000 * 1_000_000)
+        self.decimal * 4 > self.values && (self.idle < self.decimal || self.range() < 1000 * 1_000_000)
     }
 }
 
@@ -536,8 +548,8 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     let columns = [a, b, c, d];
     let fits = |order: &[Role; 4]| {
         order.iter().zip(columns).all(|(role, column)| match role {
-            Time => column.words == 0,
-            X | Y => column.words == 0 && !column.is_beyond(),
+            Time => column.is_numeric(),
+            X | Y => column.is_numeric() && !column.is_beyond(),
             _ => column.is_polarity(),
         })
     };
@@ -546,7 +558,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     // What makes a column that of time, the strongest sign first.
     let signs: [(&str, &dyn Fn(&Seen) -> bool); 4] = [
         ("no pixel can have its values", &|column| column.is_beyond()),
-        ("it has decimals", &|column| column.fractions || column.has_decimals()),
+        ("it has decimals", &|column| column.has_fractions() || column.has_decimals()),
         ("its values go ahead", &|column| column.ahead()),
         ("its values go ahead furthest", &|column| {
             column.ahead() && columns.iter().all(|other| std::ptr::eq(*other, column) || other.range() < column.range())

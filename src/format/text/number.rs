@@ -165,8 +165,7 @@ fn join(values: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn digits(bytes: u64) -> (u64, usize) {
     let (values, count) = split(bytes);
-    // Without any, the shift is out of range, and the value does not matter.
-    (join(values.wrapping_shl(64 - 8 * count as u32)), count)
+    (if count == 0 { 0 } else { join(values << (64 - 8 * count)) }, count)
 }
 
 /// The first bytes as the digits after a point, in hundred-millionths, and how many they are.
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(digits(word(b"00000001")), (1, 8));
         assert_eq!(digits(word(b"42 99999")), (42, 2));
         assert_eq!(digits(word(b"7\xFF\xFF999 9")), (7, 1));
-        assert_eq!(digits(word(b" 1234567")).1, 0);
+        assert_eq!(digits(word(b" 1234567")), (0, 0));
         assert_eq!(digits_left(word(b"5 123456")), (50_000_000, 1));
         assert_eq!(digits_left(word(b"00000012")), (12, 8));
         assert_eq!(digits_left(word(b":0000012")), (0, 0));

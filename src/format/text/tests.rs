@@ -117,7 +117,7 @@ fn columns_of_the_caller() {
 #[test]
 fn lines_of_every_kind() {
     let rows = read(
-        "\n0.5 1 2 1\r\n\r\n  0.6   3\t4 0  \n# no event\nnot one either\n0.7 1 2\n0.8 1 2 3\n-0.000001 +5 6.0 -1\n.25 7.4 8 1.0\n1. 9 9 on",
+        "\n0.5 1 2 1\r\n\r\n  0.6   3\t4 0  \n# no event\nnot one either\n0.7 1 2\n0.8 1 2 3\n-0.000001 +5 6.0 0\n.25 7.4 8 1.0\n1. 9 9 on",
     );
     assert_eq!(rows, [(1, 2, 500_000, 1), (3, 4, 600_000, -1), (5, 6, -1, -1), (7, 8, 250_000, 1), (9, 9, 1_000_000, 1)]);
     assert_eq!(read("t,x,y,p\n\"1\",' 2 ',3,1\n"), [(2, 3, 1, 1)]);
