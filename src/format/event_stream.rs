@@ -337,7 +337,8 @@ impl Run {
     fn is_inside(&self, width: u16, height: u16) -> bool {
         let mut inside = true;
         for i in 0..BLOCK {
-            inside &= (self.x[i] < width) & (self.y[i] < height);
+            inside &= self.x[i] < width;
+            inside &= self.y[i] < height;
         }
         inside
     }

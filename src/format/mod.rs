@@ -145,16 +145,15 @@ enum Family {
 
 impl Family {
     /// The family that the caller's format or the first bytes name; the extension counts only where the bytes fit too.
-    fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
-        match wanted {
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+    fn of(head: &[u8], source: &Source, options: &OpenOptions) -> Self {
+        match options.format {
             Some(Format::EventStream) => Self::EventStream,
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
             None if event_stream::names(head) => Self::EventStream,
-            None if text::fits(head) => Self::Text,
+            None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
             None if atis_bin::fits(head, source) => Self::AtisBin,
-            None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
         }
     }
 }
@@ -162,7 +161,7 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, &source, options.format) {
+    match Family::of(&head, &source, options) {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::EventStream => event_stream::open(source, &head, options),
         Family::AtisBin => atis_bin::open(source, &head, options),

@@ -32,8 +32,8 @@ mod number;
 mod tests;
 mod writer;
 
-pub(crate) use layout::fits;
 use layout::{Layout, Role};
+pub(crate) use layout::{fits, is_text};
 use number::{Number, digits, digits_left, load};
 pub(crate) use writer::Writer;
 
@@ -146,7 +146,8 @@ struct Place {
 fn line_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     for chunk in bytes.as_chunks::<32>().0 {
-        if chunk.iter().fold(false, |found, byte| found | (*byte == b'\n')) {
+        // No early end: all 32 are compared at once.
+        if chunk.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>() > 0 {
             break;
         }
         at += 32;

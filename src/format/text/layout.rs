@@ -162,8 +162,7 @@ impl Named {
             ["t" | "ts" | "time" | "times" | "timestamp" | "timestamps", unit] if unit_of(unit).is_some() => (Role::Time, unit_of(unit)),
             ["x" | "xs"] => (Role::X, None),
             ["y" | "ys"] => (Role::Y, None),
-            ["p" | "pol" | "ps" | "polarity" | "polarities" | "on"] => (Role::Polarity, None),
-            ["is", "on" | "increase"] => (Role::Polarity, None),
+            ["p" | "pol" | "ps" | "polarity" | "polarities" | "on"] | ["is", "on" | "increase"] => (Role::Polarity, None),
             _ => (Role::Skip, None),
         };
         Self { role, unit, size }
@@ -212,7 +211,7 @@ impl Seen {
             self.idle += u64::from(decimals == 1 && number.whole);
         }
         self.fractions += u64::from(value % 1_000_000 != 0);
-        self.beyond += u64::from(value > LARGEST * 1_000_000 || value < -1_000_000);
+        self.beyond += u64::from(!(-1_000_000..=LARGEST * 1_000_000).contains(&value));
         self.zero_and_minus.0 |= value == 0;
         self.zero_and_minus.1 |= value == -1_000_000;
         self.steps_back += u64::from(self.last.is_some_and(|last| value < last));
@@ -241,7 +240,7 @@ impl Seen {
 
     /// Whether no pixel can have these values, but for a few.
     fn is_beyond(&self) -> bool {
-        self.beyond * 10 > self.values
+        self.beyond * 4 > self.values
     }
 
     /// Whether not all values are whole, but for a few.
@@ -317,26 +316,32 @@ fn two(separator: Separator, line: &[u8]) -> Option<Result<Geometry>> {
     Some(Geometry::new(number(width)?, number(height)?))
 }
 
-/// Whether every field could be one of an event.
+/// Whether the first four fields could be those of an event.
 fn is_data(separator: Separator, line: &[u8]) -> bool {
-    let mut count = 0;
-    for field in separator.fields(line).take(WIDEST) {
-        count += 1;
-        if Number::parse(field).is_none() && polarity(field).is_none() {
-            return false;
-        }
-    }
-    count >= 4
+    separator.fields(line).take(4).filter(|field| Number::parse(field).is_some() || polarity(field).is_some()).count() == 4
 }
 
-/// Whether a file is taken for text with events: nearly all of its first lines have at least four numbers, or names
-/// say that it has events.
-pub(crate) fn fits(head: &[u8]) -> bool {
+/// Whether a line has a time where these columns have it; or four numbers, where the columns are not known.
+fn is_row(separator: Separator, line: &[u8], known: Option<&[Role]>) -> bool {
+    let Some(place) = known.and_then(|roles| roles.iter().position(|role| *role == Role::Time)) else {
+        return is_data(separator, line);
+    };
+    separator.fields(line).nth(place).is_some_and(|field| Number::parse(field).is_some())
+}
+
+/// Whether a file is text, and nothing else that is known.
+pub(crate) fn is_text(head: &[u8]) -> bool {
     if !looks_unknown(head) || head.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
         return false;
     }
     let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    if head.starts_with(b"% ") && vendor_header(head) || first_line.starts_with(b"#!") {
+    !(head.starts_with(b"% ") && vendor_header(head) || first_line.starts_with(b"#!"))
+}
+
+/// Whether a file is taken for text with events: most of its first lines have at least four numbers, or names say that
+/// it has events.
+pub(crate) fn fits(head: &[u8]) -> bool {
+    if !is_text(head) {
         return false;
     }
     let mut contents = Contents::new(head, head.len() < crate::format::HEAD);
@@ -348,7 +353,7 @@ pub(crate) fn fits(head: &[u8]) -> bool {
         return has(Role::Time) && has(Role::X) && has(Role::Y);
     }
     let data = lines.iter().filter(|line| is_data(separator, line)).count();
-    data > 0 && data * 10 >= lines.len().saturating_sub(1) * 9
+    data > 0 && data * 2 >= lines.len().saturating_sub(1)
 }
 
 /// Whether lines that start with `% ` are the header of a RAW or DAT file.
@@ -415,8 +420,8 @@ impl Layout {
             header = Some(named);
             reasons.push(format!("header line `{}`", String::from_utf8_lossy(first.get(..80).unwrap_or(first))));
         } else if wanted.is_some()
-            && lines.first().is_some_and(|(_, first)| !is_data(separator, first))
-            && lines.get(1).is_some_and(|(_, second)| is_data(separator, second))
+            && lines.first().is_some_and(|(_, first)| !is_row(separator, first, wanted.as_deref()))
+            && lines.get(1).is_some_and(|(_, second)| is_row(separator, second, wanted.as_deref()))
         {
             header = Some(Vec::new());
         }
@@ -438,9 +443,19 @@ impl Layout {
             geometry = geometry.or_else(|| Geometry::new(width, height).ok());
         }
 
+        let named = !header.is_empty();
+        let known = match wanted {
+            Some(wanted) => {
+                reasons.push("the caller says what the columns are".to_owned());
+                Some(wanted)
+            }
+            None if named => Some(from_names(&header, start)?),
+            None => None,
+        };
+
         // What the first lines have in their columns.
         let mut seen: Vec<Seen> = Vec::new();
-        for (_, line) in lines.iter().filter(|(_, line)| is_data(separator, line)) {
+        for (_, line) in lines.iter().filter(|(_, line)| is_row(separator, line, known.as_deref())) {
             for (column, field) in separator.fields(line).take(WIDEST).enumerate() {
                 if column == seen.len() {
                     seen.push(Seen::default());
@@ -450,12 +465,8 @@ impl Layout {
                 }
             }
         }
-        let named = !header.is_empty();
-        let roles = if let Some(wanted) = wanted {
-            reasons.push("the caller says what the columns are".to_owned());
-            wanted
-        } else if named {
-            from_names(&header, start)?
+        let roles = if let Some(known) = known {
+            known
         } else if !seen.is_empty() {
             let (roles, reason) = from_values(&seen, start)?;
             reasons.push(reason);
@@ -540,6 +551,9 @@ fn from_names(header: &[Named], at: usize) -> Result<Vec<Role>> {
     Ok(roles)
 }
 
+/// What makes a column that of time, and how to see it.
+type Sign<'a> = (&'a str, &'a dyn Fn(&Seen) -> bool);
+
 /// The columns that fit the values.
 fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     use Role::{Polarity, Time, X, Y};
@@ -556,7 +570,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     let time = |order: &[Role; 4]| order.iter().position(|role| *role == Time).and_then(|place| columns.get(place).copied());
     let mut left: Vec<_> = ORDERS.iter().filter(|order| fits(order)).collect();
     // What makes a column that of time, the strongest sign first.
-    let signs: [(&str, &dyn Fn(&Seen) -> bool); 4] = [
+    let signs: [Sign<'_>; 4] = [
         ("no pixel can have its values", &|column| column.is_beyond()),
         ("it has decimals", &|column| column.has_fractions() || column.has_decimals()),
         ("its values go ahead", &|column| column.ahead()),

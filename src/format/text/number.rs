@@ -22,8 +22,7 @@ impl Number {
     pub(crate) fn parse(field: &[u8]) -> Option<Self> {
         let (negative, mut rest) = match field {
             [b'-', rest @ ..] => (true, rest),
-            [b'+', rest @ ..] => (false, rest),
-            rest => (false, rest),
+            [b'+', rest @ ..] | rest => (false, rest),
         };
         let (mut digits, mut kept, mut exponent, mut seen) = (0_u128, 0, 0_i32, false);
         let mut decimals: Option<usize> = None;
@@ -69,7 +68,7 @@ impl Number {
             (self.digits.checked_mul(10_u128.checked_pow(up)?)?, false)
         } else {
             match 10_u128.checked_pow(exponent.unsigned_abs()) {
-                Some(unit) => ((self.digits + unit / 2) / unit, self.digits % unit != 0),
+                Some(unit) => ((self.digits + unit / 2) / unit, !self.digits.is_multiple_of(unit)),
                 None => (0, true),
             }
         };

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -107,6 +109,8 @@ fn columns_of_the_caller() {
     assert_eq!(rows, [(1, 1, 1, 1), (9, 8, 7, -1)]);
     let rows = agree(b"a,b,c,d,e\n7,1,2,3,1\n", &options("_,p,y,x,t"), &mut Random(1), 9);
     assert_eq!(rows, [(3, 2, 1, 1)]);
+    let rows = agree(b"a 0.5 1 2 1\nb 0.6 3 4 0\n", &options("_ t x y p"), &mut Random(1), 9);
+    assert_eq!(rows, [(1, 2, 500_000, 1), (3, 4, 600_000, -1)]);
     let rows = agree(b"7 1 2 1\n", &options("t x y p").with_time_unit(TimeUnit::Milliseconds).with_time_offset(-1), &mut Random(1), 9);
     assert_eq!(rows, [(1, 2, 6999, 1)]);
     for wrong in ["", "t x y", "t x y p p", "t x y q", "t x y p t"] {
@@ -150,7 +154,7 @@ fn many_segments() {
             0 => file.push_str("# comment\n"),
             1 => file.push_str("bad\n"),
             2 => file.push('\n'),
-            _ => file.push_str(&format!("{t},{},{},{}{end}", random.below(1280), random.below(720), random.below(2))),
+            _ => write!(file, "{t},{},{},{}{end}", random.below(1280), random.below(720), random.below(2)).unwrap(),
         }
     }
     assert!(agree(file.as_bytes(), &OpenOptions::default(), &mut random, 1 << 20).len() > 118_000);
