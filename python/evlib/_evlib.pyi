@@ -56,7 +56,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `es`, `atis-bin` or `text`."""
 
     @property
     def confidence(self) -> str:
@@ -120,7 +120,7 @@ class Writer:
     """A recording being written; the file gets its name when it is finished."""
 
     def __new__(cls, path: _Path, format: str, geometry: tuple[int, int], overwrite: bool) -> Self:
-        """Start a file of `format` (`evt3` or `evt2`) for a sensor of width and height `geometry`."""
+        """Start a file of `format` for a sensor of width and height `geometry`."""
 
     def write(self, data: _ArrowStream) -> None:
         """Append events with exactly the columns and types of `evlib._scan.SCHEMA`, without null values."""
@@ -136,8 +136,9 @@ def open(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    text_columns: str | None = None,
 ) -> Recording:
-    """Open a recording; format and geometry are the file's unless given, threads all processors."""
+    """Open a recording; format, geometry and columns of text are the file's unless given, threads all processors."""
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""

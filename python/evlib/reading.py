@@ -29,7 +29,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4` or `dat`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `es`, `atis-bin` or `text`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -60,6 +60,7 @@ def open(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -69,11 +70,14 @@ def open(
     path
         The file.
     format
-        `evt2`, `evt21`, `evt3`, `evt4` or `dat`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `es`, `atis-bin` or `text`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
         Threads that decode; all processors by default.
+    text_columns
+        Text and CSV: what the columns are, where the file does not tell: `"t x y p"` in any order, `_` for columns to
+        skip.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -95,9 +99,11 @@ def open(
         raise exceptions.ArgumentError(f'`on_problem` is "record" or "raise", found {on_problem!r}')
     if not isinstance(format, str | None):
         raise exceptions.ArgumentError(f"`format` is a name, found {format!r}")
+    if not isinstance(text_columns, str | None):
+        raise exceptions.ArgumentError(f"`text_columns` is text such as 't x y p', found {text_columns!r}")
     name = _arguments.path(path)
     size, workers = _arguments.geometry(geometry), _arguments.count(threads, "threads")
-    recording = Recording(_evlib.open(name, format, size, workers), name)
+    recording = Recording(_evlib.open(name, format, size, workers, text_columns), name)
     if on_problem == "raise":
         raise_on_loss(recording.problems, name)
     return recording
@@ -125,6 +131,7 @@ def load_events(
     threads: int | None = None,
     batch_rows: int | None = None,
     source: bool = False,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -144,7 +151,7 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, on_problem
+    format, geometry, threads, text_columns, on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -169,7 +176,9 @@ def load_events(
     names = _paths(path)
     frames = []
     for name in names:
-        recording = open(name, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
+        recording = open(
+            name, format=format, geometry=geometry, threads=threads, text_columns=text_columns, on_problem=on_problem
+        )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
         label = _arguments.printable(name) if source else None
         frames.append(scan(opened, batch_rows=batch_rows, path=name, label=label))
@@ -186,6 +195,7 @@ def read_events(
     format: str | None = None,
     geometry: tuple[int, int] | None = None,
     threads: int | None = None,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -205,7 +215,7 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, on_problem
+    format, geometry, threads, text_columns, on_problem
         As for :func:`open`.
 
     Raises
@@ -228,5 +238,7 @@ def read_events(
     └─────┴──────────────┘
     """
     make_selection(columns, time_range, region, polarity)  # the caller's mistake comes before the file's fault
-    recording = open(path, format=format, geometry=geometry, threads=threads, on_problem=on_problem)
+    recording = open(
+        path, format=format, geometry=geometry, threads=threads, text_columns=text_columns, on_problem=on_problem
+    )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

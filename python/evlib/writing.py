@@ -15,7 +15,7 @@ from evlib.recording import Recording
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_BY_EXTENSION = {".raw": "evt3"}
+_BY_EXTENSION = {".raw": "evt3", ".es": "es", ".txt": "text", ".csv": "text"}
 
 
 def _frames(data: Any) -> Iterator[pl.DataFrame]:  # noqa: ANN401
@@ -82,13 +82,14 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order: a DataFrame, a LazyFrame or a Recording (both written batch by batch), an Arrow table,
-        or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1,
-        or bool).
+        Events in time order (`text` and `atis-bin`: in any order): a DataFrame, a LazyFrame or a Recording (both
+        written batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or
+        integer microseconds) and `polarity` (1 and -1, or bool).
     path
         The new file.
     format
-        `evt3` or `evt2`; by default what the extension stands for, `.raw` being `evt3`.
+        `evt3`, `evt2`, `es`, `atis-bin` or `text`; by default what the extension stands for: `.raw` is `evt3`, `.es` is
+        `es`, `.txt` and `.csv` are `text` (of which `.csv` has a header line, commas and microseconds).
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -105,7 +106,8 @@ def write_events(
         The file is there and `overwrite` is false.
     ValueError
         A row that the format cannot hold, by its number: times that go back, are negative or too large (2^46 us for
-        `evt3`, 2^55 us for `evt2`), pixels outside the geometry, polarity other than 1 or -1.
+        `evt3`, 2^55 us for `evt2`, 2^35 us for `es`, 2^23 us for `atis-bin`), pixels outside the geometry, polarity
+        other than 1 or -1.
 
     Examples
     --------
@@ -125,7 +127,10 @@ def write_events(
     extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
     format = format or _BY_EXTENSION.get(extension)
     if format is None:
-        raise ArgumentError(f'the extension `{extension}` does not tell the format: pass `format="evt3"` or `"evt2"`')
+        raise ArgumentError(
+            f"the extension `{extension}` does not tell the format: "
+            'pass `format="evt3"`, `"evt2"`, `"es"`, `"atis-bin"` or `"text"`'
+        )
     writer = _evlib.Writer(name, format, size, overwrite)
     try:
         for frame in _frames(data):

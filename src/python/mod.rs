@@ -58,7 +58,7 @@ impl PySelection {
 }
 
 /// The arguments of [`open`].
-type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>);
+type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, Option<String>);
 
 /// An open recording.
 #[pyclass(name = "Recording", module = "evlib._evlib", frozen)]
@@ -205,20 +205,22 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, text_columns=None))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
     format: Option<String>,
     geometry: Option<(u32, u32)>,
     threads: Option<usize>,
+    text_columns: Option<String>,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
-        OpenOptions { format, geometry, threads }.open(&path)
+        let text_columns = text_columns.clone();
+        OpenOptions { format, geometry, threads, text_columns, ..OpenOptions::default() }.open(&path)
     })?;
-    Ok(PyRecording(recording, (path, format, geometry, threads)))
+    Ok(PyRecording(recording, (path, format, geometry, threads, text_columns)))
 }
 
 #[pyfunction]

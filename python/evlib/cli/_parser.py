@@ -6,7 +6,7 @@ import argparse
 
 import evlib
 
-FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat")
+FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat", "es", "atis-bin", "text")
 SHELLS = ("bash", "zsh", "fish")
 
 
