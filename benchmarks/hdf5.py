@@ -40,7 +40,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, events.height
 
 
 def events(count: int) -> dict[str, np.ndarray]:
-    """Moving edges and noise, about 10 million events a second."""
+    """Make moving edges and noise, about 10 million events a second."""
     random = np.random.default_rng(7)
     t = np.cumsum(random.choice(np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), count)).astype("i8")
     edge = random.integers(0, 24, count)
@@ -102,7 +102,7 @@ READ = {
 
 
 def raw(path: Path) -> dict[str, np.ndarray]:
-    """The columns as h5py gives them."""
+    """Read the columns as h5py gives them."""
     with h5py.File(path) as file:
         return {name: data[:] for name, data in file["events"].items()}
 
@@ -148,7 +148,7 @@ def windows(path: Path, found: dict[str, np.ndarray], repeat: int) -> tuple[floa
                 high = int(index[end // 1000 + 1]) if end // 1000 + 1 < len(index) else len(group["t"])
                 t = group["t"][low:high]
                 first, last = np.searchsorted(t, [start, end])
-                total += len([group[name][low + first : low + last] for name in ("x", "y", "p")][0])
+                total += len(next(iter([group[name][low + first : low + last] for name in ("x", "y", "p")])))
         return total
 
     def ours() -> int:
@@ -174,7 +174,7 @@ def main() -> int:
         figures: dict[str, Any] = {}
 
         def add(what: str, ours: float, theirs: float | None, target: str, more: str = "") -> None:
-            rate = f"{args.events / ours / 1e6:.0f} Mev/s" if not more else more
+            rate = more or f"{args.events / ours / 1e6:.0f} Mev/s"
             ratio = "" if theirs is None else f"{theirs / ours:.2f}x"
             rows.append([what, f"{ours:.3f} s", rate, "" if theirs is None else f"{theirs:.3f} s", ratio, target])
             figures[what] = {"ours_s": ours, "theirs_s": theirs, "target": target}

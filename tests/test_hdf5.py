@@ -6,7 +6,7 @@ import json
 import os
 import random
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import hdf5plugin
@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 
 import evlib
 from evlib import exceptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROWS = 5000
 OFFSET = 1_600_000_000_000_000

@@ -8,7 +8,7 @@ import os
 import struct
 import zipfile
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 
 import evlib
 from evlib import exceptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROWS = 5000
 
@@ -76,7 +79,12 @@ def check(path: Path, expected: pl.DataFrame, **options) -> evlib.Recording:
 
 IN_CIRCULATION = {
     "OpenEB": np.dtype(
-        {"names": ["x", "y", "p", "t"], "formats": ["<u2", "<u2", "<i2", "<i8"], "offsets": [0, 2, 4, 8], "itemsize": 16}
+        {
+            "names": ["x", "y", "p", "t"],
+            "formats": ["<u2", "<u2", "<i2", "<i8"],
+            "offsets": [0, 2, 4, 8],
+            "itemsize": 16,
+        }
     ),
     "expelliarmus": np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1")], align=True),
     "aedat": np.dtype([("t", "<u8"), ("x", "<u2"), ("y", "<u2"), ("on", "?")]),
@@ -124,9 +132,9 @@ NUMBERS = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
     types=st.fixed_dictionaries(
         {
             "t": st.sampled_from(["u4", "i4", "u8", "i8", "f8", "M8[us]", "m8[us]", "m8[ns]", "M8[ms]"]),
-            "x": st.sampled_from(NUMBERS + ["f2"]),
-            "y": st.sampled_from(NUMBERS + ["f2"]),
-            "p": st.sampled_from(NUMBERS + ["?", "f2"]),
+            "x": st.sampled_from([*NUMBERS, "f2"]),
+            "y": st.sampled_from([*NUMBERS, "f2"]),
+            "p": st.sampled_from([*NUMBERS, "?", "f2"]),
         }
     ),
     order=st.permutations(["t", "x", "y", "p"]),
@@ -222,7 +230,7 @@ def test_columns_that_cannot_be_told(tmp_path):
     events = make()
     array = np.stack([events["x"], events["y"], events["p"], np.zeros(ROWS, int)], axis=1)
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(evlib.FormatError, match="no column grows(.|\n)*path_map"):
+    with pytest.raises(evlib.FormatError, match=r"no column grows(.|\n)*path_map"):
         evlib.open(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.array([[1, 2, 3, 1]]))
     with pytest.raises(evlib.FormatError, match="cannot be told"):
@@ -241,7 +249,7 @@ def test_no_time_is_no_event(tmp_path):
         assert problem_counts(opened) == {"BAD_VALUE": 1}
 
 
-# --- the caller's options ---------------------------------------------------------------------------------------------
+# --- the caller's options -------------------------------------------------------------------------------------------
 
 
 def test_the_caller_overrides(tmp_path):
@@ -279,7 +287,7 @@ def test_several_cameras(tmp_path):
         evlib.open(tmp_path / "a.npz", stream="top")
 
 
-# --- data sets ---------------------------------------------------------------------------------------------------------
+# --- data sets ------------------------------------------------------------------------------------------------------
 
 
 def test_evimo(tmp_path):
@@ -399,7 +407,7 @@ def test_carla_and_es_imagenet(tmp_path):
         assert opened.metadata["layout"] == "ES-ImageNet"
 
 
-# --- files that are not as they should be --------------------------------------------------------------------------------
+# --- files that are not as they should be ---------------------------------------------------------------------------
 
 
 def saved(array: np.ndarray) -> bytes:
@@ -436,7 +444,9 @@ def test_pickles_are_never_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "b.npz", events=np.array([Trap()], dtype=object), t=np.arange(3))
     dtype = np.dtype([("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "O")])
-    (tmp_path / "c.npy").write_bytes(header(f"{{'descr': {dtype.descr}, 'fortran_order': False, 'shape': (9,)}}") + bytes(999))
+    (tmp_path / "c.npy").write_bytes(
+        header(f"{{'descr': {dtype.descr}, 'fortran_order': False, 'shape': (9,)}}") + bytes(999)
+    )
     for name in ("a.npy", "b.npz", "c.npy"):
         with pytest.raises(evlib.FormatError, match="never loaded"):
             evlib.open(tmp_path / name)
@@ -549,7 +559,7 @@ def test_zip_archives(tmp_path):
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with zipfile.ZipFile(path, "w", method) as archive:
             archive.writestr("events.npy", saved(records(events, IN_CIRCULATION["tonic"])))
-        with pytest.raises(evlib.EvlibError, match="bzip2|LZMA"):
+        with pytest.raises(evlib.EvlibError, match=r"bzip2|LZMA"):
             evlib.open(path)
     # Data in front, a comment behind, names in another alphabet.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -586,7 +596,7 @@ def test_large_deflated_members_are_bounded(tmp_path):
         evlib.open(tmp_path / "a.npz")
 
 
-# --- writing -------------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30)
@@ -600,7 +610,7 @@ def test_round_trip(rows, kind, offset, tmp_path_factory):
     assert loaded["t"].tolist() == events["timestamp"].dt.total_microseconds().to_list()
     assert [loaded[name].dtype for name in "txyp"] == ["<i8", "<u2", "<u2", "i1"]
     assert loaded["p"].tolist() == events["polarity"].to_list()
-    assert os.listdir(path.parent) == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     if kind == "npz":
         with zipfile.ZipFile(path) as archive:
             assert archive.testzip() is None
@@ -615,7 +625,7 @@ def test_writing_that_fails_leaves_nothing(kind, tmp_path):
     events = frame(make(10))
     with pytest.raises(ValueError, match="row 0"):
         evlib.write_events(events.reverse().with_columns(x=pl.lit(999, pl.Int16)), path, geometry=(640, 480))
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
     evlib.write_events(events, path, geometry=(640, 480))
     with pytest.raises(FileExistsError):
         evlib.write_events(events, path, geometry=(640, 480))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -15,6 +15,9 @@ from test_numpy import frame, make
 
 import evlib
 from evlib import exceptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 POLARITY, SPECIAL, IMU = 1, 0, 3
 

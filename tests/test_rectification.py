@@ -102,7 +102,7 @@ def test_no_map(values, events, tmp_path):
         evlib.rectify(events, tmp_path / "none.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["map"] = values
-    with pytest.raises(ValueError, match="rectify_map.*found `map`"):
+    with pytest.raises(ValueError, match=r"rectify_map.*found `map`"):
         evlib.rectify(events, tmp_path / "other.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(evlib.FormatError, match="HDF5"):

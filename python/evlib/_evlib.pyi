@@ -23,7 +23,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
 # Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -59,7 +59,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
 
     @property
     def confidence(self) -> str:
@@ -135,9 +135,10 @@ class Writer:
         layout: str | None = None,
         compression: str | None = None,
     ) -> Self:
-        """Start a file of `format` (`evt3`, `evt2`, `hdf5`, `npy` or `npz`) for a sensor of width and height `geometry`.
+        """Start a file of `format` for a sensor of width and height `geometry`.
 
-        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`.
+        Written are `evt3`, `evt2`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` and `text`. HDF5 has the layouts `dsec` and
+        `prophesee`, the former with compression `zstd`, `gzip` or `none`.
         """
 
     def write(self, data: _ArrowStream) -> None:
@@ -159,7 +160,10 @@ def open(
     threads: int | None = None,
     content: _Content = ...,
 ) -> Recording:
-    """Open a recording; format and geometry are the file's unless given, threads all processors."""
+    """Open a recording; format, geometry and content are the file's unless given, threads all processors.
+
+    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text.
+    """
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-import evlib
 from evlib.cli import one_line
 from evlib.cli._output import Progress, open_recording, with_unit
 from evlib.exceptions import ArgumentError, EvlibError
 
 if TYPE_CHECKING:
     import argparse
+
+    import evlib
 
 BIN_US = 10_000
 """Length of the bins of the peak rate."""

@@ -74,23 +74,27 @@ def storage_text(dataset, raw, base):
         return (
             "absent" if dataset.id.get_storage_size() == 0 else f"contiguous:{offset}:{dataset.id.get_storage_size()}"
         )
-    grid = [-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks)]
+    grid = [-(-extent // chunk) for extent, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
     rows = []
     for index in range(int(np.prod(grid))):
-        start = tuple(int(place) * chunk for place, chunk in zip(np.unravel_index(index, grid), dataset.chunks))
+        start = tuple(
+            int(place) * chunk for place, chunk in zip(np.unravel_index(index, grid), dataset.chunks, strict=True)
+        )
         try:
             mask, stored = dataset.id.read_direct_chunk(start)
         except (OSError, RuntimeError):
             continue  # never written
-        # libhdf5 2.0 counts some addresses without the user block, and mixes up the chunks if the unlimited dimension is
-        # not the first; it reads the right bytes all the same.
+        # libhdf5 2.0 counts some addresses without the user block, and mixes up the chunks if the unlimited dimension
+        # is not the first; it reads the right bytes all the same.
         address, size = dataset.id.get_chunk_info_by_coord(start).byte_offset or 0, len(stored)
         if raw[address : address + size] != stored:
             address += base
         if raw[address : address + size] != stored:
             address = raw.find(stored)
             assert address >= 0 and raw.find(stored, address + 1) < 0, (dataset.name, start)
-        edge = any(first + chunk > extent for first, chunk, extent in zip(start, dataset.chunks, dataset.shape))
+        edge = any(
+            first + chunk > extent for first, chunk, extent in zip(start, dataset.chunks, dataset.shape, strict=True)
+        )
         if edge and "plain_edges" in dataset.name:
             mask = 0xFFFFFFFF
         rows.append((index, address, size, mask if plist.get_nfilters() else 0))
@@ -334,7 +338,7 @@ def make(name, build, **options):
     with h5py.File(path, "w", **options) as file:
         build(file)
     if block := options.get("userblock_size"):
-        with open(path, "r+b") as file:
+        with path.open("r+b") as file:
             file.write(b"MATLAB 7.3 MAT-file".ljust(block, b" "))
 
 
@@ -372,7 +376,6 @@ def small():
 def large(where):
     where = pathlib.Path(where)
     where.mkdir(exist_ok=True)
-    lines = []
     data = np.arange(30_000_000, dtype="u2")
     for name, libver, extra in (
         ("tree1.h5", ("earliest", "v108"), {}),
