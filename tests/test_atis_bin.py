@@ -103,7 +103,7 @@ def test_identification(save):
         (b"", ".bin"),
         (bytes(1000), ".bin"),
         (random.Random(0).randbytes(1000), ".bin"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(1000), ".bin"),
+        (b"PAR1" + data, ".bin"),
         (b"hello world, hello\n" * 20, ".bin"),
     ):
         with pytest.raises(evlib.FormatError, match="not a recording"):
