@@ -70,7 +70,7 @@ fn write(place: &Place, options: &WriteOptions, batches: &[EventColumns]) -> Vec
 }
 
 fn read(place: &Place) -> EventColumns {
-    Recording::open(place.path()).unwrap().read(&Selection::default()).unwrap()
+    Recording::open(place.path()).unwrap().read(Selection::default()).unwrap()
 }
 
 #[test]
@@ -124,7 +124,7 @@ proptest! {
         for range in [(100, 5_000), (70_000, 71_000), (0, i64::MAX - 1_600_000_000_000_000)] {
             let range = TimeRange::new(Some(1_600_000_000_000_000 + range.0), Some(1_600_000_000_000_000 + range.1));
             let recording = Recording::open(place.path()).unwrap();
-            let found = recording.read(&Selection::default().with_time_range(range)).unwrap();
+            let found = recording.read(Selection::default().with_time_range(range)).unwrap();
             let expected: Vec<_> = given.timestamp().iter().copied().filter(|t| *t >= range.start() && range.end().is_none_or(|end| *t < end)).collect();
             prop_assert_eq!(found.timestamp(), &expected);
             prop_assert!(recording.problems().unwrap().iter().next().is_none());
