@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
-use crate::columns::{EventColumns, TriggerColumns, event_schema, trigger_schema};
+use crate::columns::{Rows, TriggerColumns, event_schema, trigger_schema};
 use crate::schema::Columns;
 
 const SCHEMA: &CStr = c"arrow_schema";
@@ -81,15 +81,20 @@ fn batches(data: &Bound<'_, PyAny>, expected: &Schema, what: &str) -> PyResult<V
         .collect()
 }
 
-/// The event columns of an object with `__arrow_c_stream__`, copied.
-pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<EventColumns>> {
-    let batches = batches(data, &event_schema(Columns::ALL), "events")?;
-    let columns = batches.iter().map(|batch| {
-        let (x, y) = (batch.column(0).as_primitive::<Int16Type>(), batch.column(1).as_primitive::<Int16Type>());
-        let (t, p) = (batch.column(2).as_primitive::<DurationMicrosecondType>(), batch.column(3).as_primitive::<Int8Type>());
-        EventColumns::from_slices(x.values(), y.values(), t.values(), p.values()).map_err(|error| PyValueError::new_err(error.to_string()))
-    });
-    columns.collect()
+/// The events of an object with `__arrow_c_stream__`: batches for [`rows`].
+pub(super) fn import(data: &Bound<'_, PyAny>) -> PyResult<Vec<RecordBatch>> {
+    batches(data, &event_schema(Columns::ALL), "events")
+}
+
+/// The rows of an imported batch.
+pub(super) fn rows(batch: &RecordBatch) -> Rows<'_> {
+    Rows {
+        x: batch.column(0).as_primitive::<Int16Type>().values(),
+        y: batch.column(1).as_primitive::<Int16Type>().values(),
+        t: batch.column(2).as_primitive::<DurationMicrosecondType>().values(),
+        p: batch.column(3).as_primitive::<Int8Type>().values(),
+        len: batch.num_rows(),
+    }
 }
 
 /// The trigger columns of an object with `__arrow_c_stream__`, copied.

@@ -14,7 +14,7 @@ use crate::{
 mod arrow;
 mod errors;
 
-use arrow::{Batch, import, import_triggers};
+use arrow::{Batch, import, import_triggers, rows};
 
 /// Rows of a problem table: code, severity, count, unit, bytes, first offset, examples.
 type ProblemRow = (&'static str, &'static str, u64, &'static str, u64, u64, Vec<String>);
@@ -214,7 +214,7 @@ impl PyWriter {
         errors::run(py, || {
             let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(writer) = writer.as_mut() else { return Err(crate::Error::invalid("the writer is finished")) };
-            parts.iter().try_for_each(|events| writer.write(events))
+            parts.iter().try_for_each(|events| writer.write_rows(rows(events)))
         })
     }
 

@@ -54,12 +54,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(partial: Partial, geometry: Geometry, compression: Compression, threads: Option<usize>) -> Result<Self> {
+    pub(super) fn new(partial: Partial, geometry: Geometry, compression: Compression) -> Result<Self> {
         Ok(Self {
             file: File::new(partial)?,
             geometry,
             compression,
-            pipeline: Pipeline::new(threads)?,
+            pipeline: Pipeline::default(),
             stage: Stage::default(),
             datasets: [ROWS, ROWS, ROWS, ROWS, ENTRIES].map(Chunks::new),
             rows: 0,
@@ -89,8 +89,8 @@ impl Writer {
             let plain = &mut worker.plain;
             plain.clear();
             let element = match column {
-                X => fill(plain, rows.x, |x| x.to_le_bytes()),
-                Y => fill(plain, rows.y, |y| y.to_le_bytes()),
+                X => fill(plain, rows.x, i16::to_le_bytes),
+                Y => fill(plain, rows.y, i16::to_le_bytes),
                 P => fill(plain, rows.p, |p| [u8::from(p > 0)]),
                 _ if wide => fill(plain, rows.t, |t| (t - offset).to_le_bytes()),
                 _ => fill(plain, rows.t, |t| ((t - offset) as u32).to_le_bytes()),
