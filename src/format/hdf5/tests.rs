@@ -20,13 +20,7 @@ struct Case {
 }
 
 impl Case {
-    fn decode(
-        &self,
-        decoder: &mut Decoder,
-        raw: &[u8],
-        wanted: Range<usize>,
-        sink: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), FilterError> {
+    fn decode(&self, decoder: &mut Decoder, raw: &[u8], wanted: Range<usize>, sink: &mut dyn FnMut(usize, &[u8])) -> Result<(), FilterError> {
         let chunk = Chunk { raw, mask: self.mask, size: self.decoded.len(), element: self.element };
         decoder.decode(&self.filters, chunk, wanted, sink)
     }
