@@ -42,6 +42,7 @@ mod problem;
 mod python;
 mod reader;
 mod recording;
+mod relay;
 mod scan;
 mod schema;
 mod selection;

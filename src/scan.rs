@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::Problems;
+use crate::relay;
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
 use crate::source::{Buffer, Source};
@@ -106,6 +107,9 @@ pub(crate) trait Segmented: Send + Sync + 'static {
     /// Most events that a byte of payload can hold, rounded up.
     fn events_per_byte(&self) -> u64;
 
+    /// Most events that so many bytes of payload can hold, if they usually hold nearly as many.
+    fn about_events(&self, bytes: u64) -> Option<u64>;
+
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
 }
@@ -134,14 +138,44 @@ impl<S: Copy> Index<S> {
     pub(crate) fn triggers(&self) -> u64 {
         self.segments.iter().map(|segment| segment.triggers).sum()
     }
+}
+
+/// An index being made.
+pub(crate) struct IndexBuilder<S> {
+    index: Index<S>,
+    /// Segments at which there are too many.
+    most: usize,
+}
+
+impl<S> Default for IndexBuilder<S> {
+    fn default() -> Self {
+        Self { index: Index { segments: Vec::new(), problems: Problems::default() }, most: INDEX_SEGMENTS }
+    }
+}
+
+impl<S: Copy> IndexBuilder<S> {
+    /// Appends the next segments of the file.
+    pub(crate) fn append(&mut self, mut segments: Vec<Segment<S>>, problems: &Problems) {
+        self.index.segments.append(&mut segments);
+        self.index.problems.merge(problems);
+        if self.index.segments.len() > self.most {
+            self.coarsen();
+            self.most = INDEX_SEGMENTS.max(2 * self.index.segments.len());
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Index<S> {
+        self.index.segments.shrink_to_fit();
+        self.index
+    }
 
     /// Merges neighbours that touch, two by two, until there are few enough.
     fn coarsen(&mut self) {
-        while self.segments.len() > INDEX_SEGMENTS {
-            let before = self.segments.len();
+        while self.index.segments.len() > INDEX_SEGMENTS {
+            let before = self.index.segments.len();
             let mut merged: Vec<Segment<S>> = Vec::with_capacity(before / 2 + 1);
             let mut pair_open = false;
-            for segment in self.segments.drain(..) {
+            for segment in self.index.segments.drain(..) {
                 match merged.last_mut() {
                     Some(last) if pair_open && last.offset + last.len == segment.offset => {
                         last.len += segment.len;
@@ -157,9 +191,9 @@ impl<S: Copy> Index<S> {
                     }
                 }
             }
-            self.segments = merged;
+            self.index.segments = merged;
             // Damaged places keep their neighbours apart.
-            if self.segments.len() > before / 10 * 9 {
+            if self.index.segments.len() > before / 10 * 9 {
                 break;
             }
         }
@@ -250,16 +284,11 @@ impl<F: Segmented> Scan<F> {
     /// One pass over the file.
     fn pass(&self, depth: Depth) -> Result<Index<F::State>> {
         let mut windows = Windows::new(&self.format, depth);
-        let mut index = Index { segments: Vec::new(), problems: Problems::default() };
-        let mut coarsen_at = INDEX_SEGMENTS;
-        while windows.next(self, WINDOW, &mut index)? {
-            if index.segments.len() > coarsen_at {
-                index.coarsen();
-                coarsen_at = INDEX_SEGMENTS.max(2 * index.segments.len());
-            }
+        let mut index = IndexBuilder::default();
+        while let Some((segments, problems)) = windows.next(self, WINDOW)? {
+            index.append(segments, &problems);
         }
-        index.segments.shrink_to_fit();
-        Ok(index)
+        Ok(index.finish())
     }
 
     /// Counts the segments of a plan.
@@ -305,8 +334,7 @@ impl<F: Segmented> Scan<F> {
 
     /// Decodes whole segments, whose counts are exact, into one set of columns.
     fn decode_all(&self, segments: &[Segment<F::State>], columns: Columns) -> Result<EventColumns> {
-        let rows: u64 = segments.iter().map(|segment| segment.events).sum();
-        let rows = usize::try_from(rows).map_err(|_| Error::invalid(format!("{rows} events do not fit the address space")))?;
+        let rows = rows(segments.iter().map(|segment| segment.events).sum())?;
         let mut builder = ColumnsBuilder::new(rows, columns);
         let mut rest = builder.slots();
         let work: Vec<_> = segments
@@ -327,6 +355,15 @@ impl<F: Segmented> Scan<F> {
             }
         })?;
         Ok(builder.finish(rows))
+    }
+
+    /// Decodes the whole file and makes its index in one pass, into columns with room for `most` events.
+    ///
+    /// Rows that are never written cost no memory: the system gives pages when they are first touched.
+    fn decode_and_index(&self, most: u64, columns: Columns, threads: usize) -> Result<(EventColumns, Index<F::State>)> {
+        let mut builder = ColumnsBuilder::new(rows(most)?, columns);
+        let (rows, index) = relay::decode(self, columns, builder.slots(), threads)?;
+        Ok((builder.finish(rows), index))
     }
 
     /// Decodes segments and keeps the rows that `selection` wants, segment by segment.
@@ -365,6 +402,13 @@ impl<F: Segmented> Scan<F> {
             return Ok(EventColumns::concat(parts, selection.columns));
         }
         if !selection.filters_rows() {
+            if self.index.get().is_none()
+                && let Some(most) = self.format.about_events(self.source.len().saturating_sub(self.format.payload()))
+            {
+                let (events, index) = self.decode_and_index(most, selection.columns, pool.current_num_threads())?;
+                self.set_index(index);
+                return Ok(events);
+            }
             let index = self.index(pool)?;
             return pool.install(|| self.decode_all(&index.segments, selection.columns));
         }
@@ -481,6 +525,17 @@ impl<F: Segmented> Scan<F> {
     }
 }
 
+/// A number of rows that columns can have.
+fn rows(events: u64) -> Result<usize> {
+    usize::try_from(events).map_err(|_| Error::invalid(format!("{events} events do not fit the address space")))
+}
+
+/// The bytes of a segment, of those that stand at `offset`.
+pub(crate) fn bytes_of<'a, S>(segment: &Segment<S>, bytes: &'a [u8], offset: u64) -> &'a [u8] {
+    let start = usize::try_from(segment.offset - offset).unwrap_or(usize::MAX);
+    bytes.get(start..).and_then(|bytes| bytes.get(..usize::try_from(segment.len).ok()?)).unwrap_or_default()
+}
+
 /// Runs `work` with this thread's read buffer.
 fn with_buffer<R>(work: impl FnOnce(&mut Buffer) -> R) -> R {
     thread_local!(static BUFFER: std::cell::RefCell<Buffer> = std::cell::RefCell::new(Buffer::default()));
@@ -509,8 +564,8 @@ impl<S: Copy + Send + Sync> Windows<S> {
         Self { planner: format.planner(format.start()), buffer, offset: format.payload(), depth, done: false }
     }
 
-    /// Appends the segments of the next window, of about `size` bytes, with their counts. False at the end.
-    fn next<F: Segmented<State = S>>(&mut self, scan: &Scan<F>, size: usize, into: &mut Index<S>) -> Result<bool> {
+    /// The segments of the next window, of about `size` bytes, with their counts; `None` at the end.
+    fn next<F: Segmented<State = S>>(&mut self, scan: &Scan<F>, size: usize) -> Result<Option<(Vec<Segment<S>>, Problems)>> {
         let mut size = size;
         while !self.done {
             let left = scan.source.len().saturating_sub(self.offset);
@@ -535,21 +590,18 @@ impl<S: Copy + Send + Sync> Windows<S> {
                 .par_iter_mut()
                 .map(|segment| {
                     let mut problems = Problems::default();
-                    let start = usize::try_from(segment.offset - offset).unwrap_or(usize::MAX);
-                    let slice = bytes.get(start..).and_then(|bytes| bytes.get(..usize::try_from(segment.len).ok()?));
-                    scan.format.count(segment, slice.unwrap_or_default(), &mut problems);
+                    let slice = bytes_of(segment, bytes, offset);
+                    scan.format.count(segment, slice, &mut problems);
                     problems
                 })
                 .collect();
             for found in counted {
                 problems.merge(&found);
             }
-            into.problems.merge(&problems);
-            into.segments.append(&mut segments);
             self.offset += consumed as u64;
-            return Ok(true);
+            return Ok(Some((segments, problems)));
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -642,12 +694,14 @@ impl<F: Segmented> Batches<F> {
                 return Ok(!self.segments.is_empty());
             }
         }
-        let mut found = Index { segments: Vec::new(), problems: Problems::default() };
-        let some = pool.install(|| self.windows.next(scan, self.window, &mut found))?;
+        let found = pool.install(|| self.windows.next(scan, self.window))?;
         self.window = (2 * self.window).min(BATCH_WINDOW);
-        self.segments.extend(found.segments.into_iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)));
-        self.done = !some;
-        Ok(some)
+        let Some((segments, _)) = found else {
+            self.done = true;
+            return Ok(false);
+        };
+        self.segments.extend(segments.into_iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)));
+        Ok(true)
     }
 
     fn collect_parts(mut self, scan: &Scan<F>, pool: &rayon::ThreadPool) -> Result<Vec<EventColumns>> {

@@ -169,6 +169,7 @@ impl Encoding for Dat {
     const TIME_BITS: u32 = 32;
     const TIME_SHIFT: u32 = 0;
     const RUN: usize = 32;
+    const EVENT_A_WORD: bool = true;
 
     fn tail(&self, _bytes: &[u8]) {}
 

@@ -172,6 +172,7 @@ impl Encoding for Evt2 {
     const NAME: &'static str = "evt2";
     const TIME_BITS: u32 = 28;
     const TIME_SHIFT: u32 = 6;
+    const EVENT_A_WORD: bool = true;
     const SEEKABLE: bool = true;
 
     fn tail(&self, _bytes: &[u8]) {}

@@ -7,10 +7,11 @@
 
 use std::arch::x86_64::{
     __m512i, __mmask32, _mm_cvtsi128_si32, _mm256_set1_epi8, _mm256_storeu_si256, _mm512_add_epi16, _mm512_add_epi64, _mm512_and_si512,
-    _mm512_castsi512_si128, _mm512_cmpeq_epi16_mask, _mm512_cmpge_epu16_mask, _mm512_cmplt_epu16_mask, _mm512_cmpneq_epi16_mask,
-    _mm512_cvtepi16_epi8, _mm512_cvtepu16_epi64, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_mov_epi16,
-    _mm512_maskz_compress_epi16, _mm512_maskz_mov_epi16, _mm512_permutexvar_epi16, _mm512_popcnt_epi16, _mm512_reduce_add_epi64,
-    _mm512_sad_epu8, _mm512_set1_epi16, _mm512_set1_epi64, _mm512_srli_epi16, _mm512_storeu_si512, _mm512_sub_epi16,
+    _mm512_castsi512_si128, _mm512_cmpeq_epi16_mask, _mm512_cmpge_epu16_mask, _mm512_cmpgt_epu16_mask, _mm512_cmplt_epu16_mask,
+    _mm512_cmpneq_epi16_mask, _mm512_cvtepi16_epi8, _mm512_cvtepu16_epi64, _mm512_extracti32x4_epi32, _mm512_loadu_si512,
+    _mm512_mask_mov_epi16, _mm512_maskz_compress_epi16, _mm512_maskz_mov_epi16, _mm512_or_si512, _mm512_permutexvar_epi16,
+    _mm512_popcnt_epi16, _mm512_reduce_add_epi64, _mm512_sad_epu8, _mm512_set1_epi16, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_srli_epi16, _mm512_storeu_si512, _mm512_sub_epi16,
 };
 
 use super::evt3::{ADDR_X, ADDR_Y, EM_ADDR_Y, EXT_TRIGGER, Evt3, TIME_HIGH, TIME_LOW, VECT_8, VECT_12, VECT_BASE_X, advance};
@@ -331,48 +332,44 @@ fn count_blocks(limits: Limits, state: &mut State, bytes: &[u8], counts: &mut Co
     }
     let mut consumed = 0;
     let (width, height) = (_mm512_set1_epi16(limits.width.cast_signed()), _mm512_set1_epi16(limits.height.cast_signed()));
+    let address = _mm512_set1_epi16(0x7FF);
+    let mut in_vectors = _mm512_setzero_si512();
     for block in bytes.as_chunks::<BYTES>().0 {
         // SAFETY: the block is 64 bytes.
         let words = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
         let ty = _mm512_srli_epi16(words, 12);
-        let (rows, singles) = (lanes(ty, ADDR_Y), lanes(ty, ADDR_X));
-        let x = _mm512_and_si512(words, _mm512_set1_epi16(0x7FF));
+        let (rows, singles, bases) = (lanes(ty, ADDR_Y), lanes(ty, ADDR_X), lanes(ty, VECT_BASE_X));
+        let x = _mm512_and_si512(words, address);
         let odd = lanes(ty, EM_ADDR_Y) | (rows & _mm512_cmpge_epu16_mask(words, height)) | (singles & _mm512_cmpge_epu16_mask(x, width));
         if odd != 0 || state.row >= limits.height {
             break;
         }
         let (twelves, eights) = (lanes(ty, VECT_12), lanes(ty, VECT_8));
         let word_at = |lane: u32| u16::from_le_bytes(block.as_chunks().0[lane as usize & (WORDS - 1)]);
-        let mut base = state.base;
-        let mut base_on = state.base_on;
-        let mut base_known = state.base_known;
-        if twelves | eights | lanes(ty, VECT_BASE_X) != 0 {
-            let mut bases = lanes(ty, VECT_BASE_X);
-            let mut from = 0;
-            let mut fits = true;
-            loop {
-                let to = bases.trailing_zeros();
-                let run = if to == 32 { !0 << from } else { ((1 << to) - 1) & !((1 << from) - 1) };
-                let columns = 12 * (twelves & run).count_ones() + 8 * (eights & run).count_ones();
-                fits &= columns == 0 || (base_known && u32::from(base) + columns <= limits.width.into());
-                base = advance(base, columns as u16);
-                if to == 32 {
-                    break;
-                }
-                let word = word_at(to);
-                (base, base_on, base_known) = (word & 0x7FF, word & 0x800 != 0, true);
-                bases &= bases - 1;
-                from = to;
-            }
-            if !fits {
-                break;
-            }
-            let twelve = _mm512_maskz_mov_epi16(twelves, _mm512_and_si512(words, _mm512_set1_epi16(0xFFF)));
-            let eight = _mm512_maskz_mov_epi16(eights, _mm512_and_si512(words, _mm512_set1_epi16(0xFF)));
-            let ones = _mm512_popcnt_epi16(_mm512_add_epi16(twelve, eight));
-            counts.events += _mm512_reduce_add_epi64(_mm512_sad_epu8(ones, _mm512_set1_epi16(0))).cast_unsigned();
+        let vectors = twelves | eights;
+        // Enough for nearly every block: all of its vectors one after the other, from whichever base, end inside.
+        let columns = columns_in(twelves, eights, !0);
+        let farthest = limits.width.saturating_sub(columns);
+        let far = bases & _mm512_cmpgt_epu16_mask(x, _mm512_set1_epi16(farthest.cast_signed()));
+        let known = vectors & !bases.wrapping_neg() == 0 || state.base_known;
+        if vectors != 0
+            && (far != 0 || state.base > farthest || columns > limits.width || !known)
+            && !vectors_fit(limits, state, bases, twelves, eights, word_at)
+        {
+            break;
         }
-        (state.base, state.base_on, state.base_known) = (base, base_on, base_known);
+        let twelve = _mm512_maskz_mov_epi16(twelves, _mm512_and_si512(words, _mm512_set1_epi16(0xFFF)));
+        let eight = _mm512_maskz_mov_epi16(eights, _mm512_and_si512(words, _mm512_set1_epi16(0xFF)));
+        let ones = _mm512_popcnt_epi16(_mm512_or_si512(twelve, eight));
+        in_vectors = _mm512_add_epi64(in_vectors, _mm512_sad_epu8(ones, _mm512_setzero_si512()));
+        if bases == 0 {
+            state.base = advance(state.base, columns);
+        } else {
+            let last = bases.ilog2();
+            let word = word_at(last);
+            (state.base, state.base_on, state.base_known) = (word & 0x7FF, word & 0x800 != 0, true);
+            state.base = advance(state.base, columns_in(twelves, eights, !0 << last));
+        }
         counts.events += u64::from(singles.count_ones());
         counts.triggers += u64::from(lanes(ty, EXT_TRIGGER).count_ones());
         if rows != 0 {
@@ -380,5 +377,38 @@ fn count_blocks(limits: Limits, state: &mut State, bytes: &[u8], counts: &mut Co
         }
         consumed += BYTES;
     }
+    counts.events += _mm512_reduce_add_epi64(in_vectors).cast_unsigned();
     consumed
+}
+
+/// Columns that the vector words of `set` move the base on by.
+#[inline(always)]
+fn columns_in(twelves: __mmask32, eights: __mmask32, set: __mmask32) -> u16 {
+    (12 * (twelves & set).count_ones() + 8 * (eights & set).count_ones()) as u16
+}
+
+/// Whether every vector of a block has a base and ends inside the width.
+fn vectors_fit(
+    limits: Limits,
+    state: &State,
+    bases: __mmask32,
+    twelves: __mmask32,
+    eights: __mmask32,
+    word_at: impl Fn(u32) -> u16,
+) -> bool {
+    let (mut base, mut known, mut bases, mut from) = (state.base, state.base_known, bases, 0);
+    loop {
+        let to = bases.trailing_zeros();
+        let run = if to == 32 { !0 << from } else { ((1 << to) - 1) & (!0 << from) };
+        let columns = columns_in(twelves, eights, run);
+        if columns > 0 && (!known || u32::from(base) + u32::from(columns) > limits.width.into()) {
+            return false;
+        }
+        if to == 32 {
+            return true;
+        }
+        (base, known) = (word_at(to) & 0x7FF, true);
+        bases &= bases - 1;
+        from = to;
+    }
 }

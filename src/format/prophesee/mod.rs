@@ -335,6 +335,10 @@ impl<E: Encoding> Segmented for Raw<E> {
         possible.then_some(state)
     }
 
+    fn about_events(&self, bytes: u64) -> Option<u64> {
+        E::EVENT_A_WORD.then(|| bytes / self.encoding.word_bytes() as u64)
+    }
+
     fn events_per_byte(&self) -> u64 {
         E::EVENTS_PER_BYTE
     }

@@ -501,13 +501,15 @@ impl<E: Encoding> Planner for Timeline<E> {
             }
             let cuts = self.cuts(bytes, at, end);
             let stretches: Vec<_> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
-            let scans: Vec<_> = stretches
-                .par_iter()
-                .map(|&(from, to)| {
-                    let stretch = bytes.get(from..to).unwrap_or_default();
-                    (self.encoding.scan_times(stretch), self.encoding.tail(stretch))
-                })
-                .collect();
+            let look = |&(from, to): &(usize, usize)| {
+                let stretch = bytes.get(from..to).unwrap_or_default();
+                (self.encoding.scan_times(stretch), self.encoding.tail(stretch))
+            };
+            // Threads outside a pool, which take turns to plan, do all of their work themselves.
+            let scans: Vec<_> = match rayon::current_thread_index() {
+                Some(_) => stretches.par_iter().map(look).collect(),
+                None => stretches.iter().map(look).collect(),
+            };
             for ((from, to), (scan, tail)) in stretches.into_iter().zip(scans) {
                 let near_first =
                     scan.is_none_or(|scan| scan.smooth && Self::current(&self.state).is_some_and(|current| near::<E>(current, scan.first)));

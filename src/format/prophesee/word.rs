@@ -254,6 +254,8 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
 
     /// Most events that a byte can hold, rounded up.
     const EVENTS_PER_BYTE: u64 = 1;
+    /// Whether no word has more than one event, and most have one.
+    const EVENT_A_WORD: bool = false;
     /// Time words in a row that a search for the place to go on asks for.
     const RUN: usize = 4;
     /// Whether reading out of step can show no time words at all, so that spans without any have to be watched.
