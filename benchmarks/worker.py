@@ -2,7 +2,8 @@
 
 Run by `compare.py` with the interpreter of the library it measures; needs only the standard library, NumPy and that
 library. A job prints `ready` when imports are done and the input is in the page cache, does the work, and prints
-`{...}`; between the two the parent samples this process's memory.
+`{...}`; between the two the parent samples this process's memory. The job `again` works once for every line on its
+standard input.
 """
 
 from __future__ import annotations
@@ -378,6 +379,20 @@ def run_timed(job: Job, answer: Callable[[Job], None]) -> None:
     os._exit(0)  # freeing the result would only take time
 
 
+def run_again(job: Job, answer: Callable[[Job], None]) -> None:
+    """Read the file once for every line on standard input, and free what was read before the next."""
+    work = READERS[job["reader"]](job)
+    warm(job["path"])
+    answer({"ready": True})
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - start
+        del result
+        answer({"seconds": seconds})
+    os._exit(0)
+
+
 def job_versions(job: Job) -> Job:
     from importlib.metadata import version
 
@@ -396,6 +411,8 @@ def main() -> None:
 
     if (check := globals().get(f"job_{job['job']}")) is not None:
         answer(check(job))
+    elif job["job"] == "again":
+        run_again(job, answer)
     else:
         run_timed(job, answer)
 

@@ -402,6 +402,15 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// Fills a stretch of as many rows with copies of `rows`, which have its columns and may have more.
+    pub(crate) fn copy_from(&mut self, rows: Rows<'_>) {
+        self.x.copy_from_slice(&rows.x[..self.x.len()]);
+        self.y.copy_from_slice(&rows.y[..self.y.len()]);
+        self.t.copy_from_slice(&rows.t[..self.t.len()]);
+        self.p.copy_from_slice(&rows.p[..self.p.len()]);
+        self.len = rows.len;
+    }
+
     /// Panics unless the columns `COLS` have room for all rows: what kernels that store through pointers build on.
     pub(crate) fn assert_columns<const COLS: u8>(&self) {
         let lens = [self.x.len(), self.y.len(), self.t.len(), self.p.len()];
@@ -575,13 +584,14 @@ impl EventColumns {
         let mut builder = ColumnsBuilder::new(rows, columns);
         let mut slots = builder.slots();
         for part in parts {
-            let into = slots.split_off_front(part.len());
-            into.x.copy_from_slice(part.x());
-            into.y.copy_from_slice(part.y());
-            into.t.copy_from_slice(part.timestamp());
-            into.p.copy_from_slice(part.polarity());
+            slots.split_off_front(part.len()).copy_from(part.all_rows());
         }
         builder.finish(rows)
+    }
+
+    /// All rows, to look at.
+    pub(crate) fn all_rows(&self) -> Rows<'_> {
+        Rows { x: self.x(), y: self.y(), t: self.timestamp(), p: self.polarity(), len: self.rows }
     }
 
     fn arrow<T: ArrowPrimitiveType>(&self, column: Column) -> ArrayRef {

@@ -342,17 +342,48 @@ impl<F: Segmented> Scan<F> {
             .filter(|segment| segment.events > 0)
             .map(|segment| (segment, rest.split_off_front(usize::try_from(segment.events).unwrap_or(usize::MAX))))
             .collect();
-        work.into_par_iter().try_for_each(|(segment, mut slots)| {
-            self.pieces(segment, |state, bytes| self.format.fill(columns, state, bytes, &mut slots))?;
-            if slots.room() == 0 {
+        work.into_par_iter().try_for_each(|(segment, slots)| self.decode_whole(segment, columns, slots))?;
+        Ok(builder.finish(rows))
+    }
+
+    /// Decodes a whole segment into exactly as many rows as were counted.
+    fn decode_whole(&self, segment: &Segment<F::State>, columns: Columns, mut slots: Slots<'_>) -> Result<()> {
+        self.pieces(segment, |state, bytes| self.format.fill(columns, state, bytes, &mut slots))?;
+        if slots.room() == 0 {
+            return Ok(());
+        }
+        Err(Error::new(crate::ErrorKind::Truncated, "the file changed while it was read")
+            .expecting(format!("{} events", segment.events))
+            .but_found(format!("{}", slots.len))
+            .at(segment.offset)
+            .with_path(self.source.path()))
+    }
+
+    /// Decodes counted segments of which all but a few lie inside a time range: those go straight to their place.
+    fn decode_window(&self, segments: &[Segment<F::State>], selection: &Selection) -> Result<EventColumns> {
+        let columns = selection.columns;
+        let edges: Vec<Option<EventColumns>> = segments
+            .par_iter()
+            .map(|segment| {
+                if selection.time_range.contains(segment.first_us, segment.last_us) {
+                    return Ok(None);
+                }
+                let parts = self.decode_some(std::slice::from_ref(segment), selection)?;
+                Ok(Some(EventColumns::concat(parts, columns)))
+            })
+            .collect::<Result<_>>()?;
+        let events = |(segment, edge): (&Segment<_>, &Option<EventColumns>)| edge.as_ref().map_or(segment.events, |edge| edge.len() as u64);
+        let counts: Vec<_> = segments.iter().zip(&edges).map(events).collect();
+        let rows = rows(counts.iter().sum())?;
+        let mut builder = ColumnsBuilder::new(rows, columns);
+        let mut rest = builder.slots();
+        let places: Vec<_> = counts.iter().map(|events| rest.split_off_front(usize::try_from(*events).unwrap_or(usize::MAX))).collect();
+        (segments, edges, places).into_par_iter().try_for_each(|(segment, edge, mut slots)| match edge {
+            Some(edge) => {
+                slots.copy_from(edge.all_rows());
                 Ok(())
-            } else {
-                Err(Error::new(crate::ErrorKind::Truncated, "the file changed while it was read")
-                    .expecting(format!("{} events", segment.events))
-                    .but_found(format!("{}", slots.len))
-                    .at(segment.offset)
-                    .with_path(self.source.path()))
             }
+            None => self.decode_whole(segment, columns, slots),
         })?;
         Ok(builder.finish(rows))
     }
@@ -413,7 +444,13 @@ impl<F: Segmented> Scan<F> {
             return pool.install(|| self.decode_all(&index.segments, selection.columns));
         }
         let wanted = self.in_time(selection.time_range, pool)?;
-        pool.install(|| Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns)))
+        pool.install(|| {
+            if self.index.get().is_some() && selection.region.is_none() && selection.polarity.is_none() {
+                self.decode_window(&wanted, selection)
+            } else {
+                Ok(EventColumns::concat(self.decode_some(&wanted, selection)?, selection.columns))
+            }
+        })
     }
 
     /// The segments that can have events of these times.

@@ -197,6 +197,11 @@ impl TimeRange {
     pub(crate) fn intersects(self, first: i64, last: i64) -> bool {
         last >= self.start && self.end.is_none_or(|end| first < end)
     }
+
+    /// Whether every time of `first..=last` is inside.
+    pub(crate) fn contains(self, first: i64, last: i64) -> bool {
+        first >= self.start && self.end.is_none_or(|end| last < end)
+    }
 }
 
 /// A rectangle of pixels, half-open in both directions.

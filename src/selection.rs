@@ -136,7 +136,11 @@ impl Filter {
             return EventColumns::empty(self.wanted);
         }
         let mut builder = ColumnsBuilder::new(kept, self.wanted);
-        let out = builder.slots();
+        let mut out = builder.slots();
+        if kept == rows.len {
+            out.copy_from(rows);
+            return builder.finish(kept);
+        }
         pick(&keep, rows.x, out.x);
         pick(&keep, rows.y, out.y);
         pick(&keep, rows.t, out.t);
