@@ -189,7 +189,7 @@ def test_it_is_written_and_read_back(tmp_path):
         ({"duration": 0}, "`duration` must be from 1"),
         ({"duration": -1}, "`duration` must be from 1"),
         ({"duration": 2**46}, "`duration` must be from 1"),
-        ({"duration": 0.1}, "`duration` is a timedelta or integer microseconds, found 0.1"),
+        ({"duration": 0.1}, "`duration` takes timedeltas or integer microseconds, found 0.1"),
         ({"duration": True}, "`duration` is a timedelta"),
         ({"geometry": (0, 5)}, "`geometry` must be from 1 to 32768, found 0"),
         ({"geometry": (5, 32769)}, "`geometry` must be from 1 to 32768"),

@@ -20,13 +20,14 @@ _I32 = (-(2**31), 2**31 - 1)
 _LARGEST_SENSOR = 2**15
 
 
-def integer(value: object, name: str, *, low: int, high: int) -> int:
-    """Give an integer from `low` to `high`; NumPy integers are fine, bools and floats are not."""
+def integer(value: object, name: str, *, low: int, high: int | None = None) -> int:
+    """Give an integer from `low` to `high`, or of any size; NumPy integers are fine, bools and floats are not."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ArgumentError(f"`{name}` is an integer, found {value!r}")
     number = value.__index__()
-    if not low <= number <= high:
-        raise ArgumentError(f"`{name}` is from {low} to {high}, found {number}")
+    if number < low or (high is not None and number > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ArgumentError(f"`{name}` must be {limits}, found {number}")
     return number
 
 
@@ -59,8 +60,11 @@ def sequence(value: object, name: str, length: int, form: str) -> list[Any]:
 
 def geometry(value: object) -> tuple[int, int] | None:
     """Give the width and height of a sensor, or None."""
-    if value is None:
-        return None
+    return None if value is None else size(value)
+
+
+def size(value: object) -> tuple[int, int]:
+    """Give the width and height of a sensor."""
     form = "(width, height) in pixels"
     width, height = (
         integer(item, "geometry", low=1, high=_LARGEST_SENSOR) for item in sequence(value, "geometry", 2, form)
@@ -77,6 +81,11 @@ def microseconds(value: Microseconds | None, name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ArgumentError(f"`{name}` takes timedeltas or integer microseconds, found {value!r}")
     return min(max(value.__index__(), _I64[0]), _I64[1])
+
+
+def duration_us(value: Microseconds, name: str, *, low: int, high: int) -> int:
+    """Give the microseconds of a duration from `low` to `high`."""
+    return integer(microseconds(value, name), name, low=low, high=high)
 
 
 def time_range(value: TimeRange | None) -> tuple[int | None, int | None]:

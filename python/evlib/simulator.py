@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from evlib import _arguments
 from evlib.exceptions import ArgumentError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -114,20 +116,21 @@ def simulate(
     >>> events["timestamp"].is_sorted(), events.equals(evlib.simulate(20_000, geometry=(64, 48), seed=7))
     (True, True)
     """
-    duration_us = _micros(duration, "duration", 1, _LONGEST_US - 1)
-    refractory_us = _micros(refractory, "refractory", 0, _LONGEST_US - 1)
-    step_us = _micros(step, "step", 1, _LONGEST_US - 1)
-    if not isinstance(geometry, tuple | list) or len(geometry) != 2:
-        raise ArgumentError(f"`geometry` is (width, height) in pixels, found {geometry!r}")
-    width, height = (_integer(size, "geometry", 1, 2**15) for size in geometry)
+    duration_us = _arguments.duration_us(duration, "duration", low=1, high=_LONGEST_US - 1)
+    refractory_us = _arguments.duration_us(refractory, "refractory", low=0, high=_LONGEST_US - 1)
+    step_us = _arguments.duration_us(step, "step", low=1, high=_LONGEST_US - 1)
+    width, height = _arguments.size(geometry)
     threshold = _number(contrast_threshold, "contrast_threshold", _LEAST_THRESHOLD, 10)
     mismatch = _number(threshold_mismatch, "threshold_mismatch", 0, 10)
     noise_hz = _number(noise_rate_hz, "noise_rate_hz", 0, 1e6)
-    hot_count = _integer(min(24, width * height) if hot_pixels is None else hot_pixels, "hot_pixels", 0, width * height)
+    most_hot = width * height
+    hot_count = min(24, most_hot)
+    if hot_pixels is not None:
+        hot_count = _arguments.integer(hot_pixels, "hot_pixels", low=0, high=most_hot)
     hot_hz = _number(hot_pixel_rate_hz, "hot_pixel_rate_hz", 0, 1e6)
 
     # Scene, pixels and noise draw from streams of their own: a change of the noise leaves the scene as it is.
-    seeds = np.random.SeedSequence(_integer(seed, "seed", 0, None)).spawn(3)
+    seeds = np.random.SeedSequence(_arguments.integer(seed, "seed", low=0)).spawn(3)
     scene_rng, pixel_rng, noise_rng = (np.random.default_rng(child) for child in seeds)
     scene = _Scene(width, height, scene_rng)
     pixels = _Pixels(scene.render(0.0), threshold, mismatch, pixel_rng)
@@ -347,24 +350,6 @@ def _texture(width: int, height: int, unit: float, rng: np.random.Generator) -> 
 def _bounce(position: float, size: int) -> float:
     """Position between 0 and `size` of a point that is reflected there."""
     return size - abs(position % (2 * size) - size)
-
-
-def _micros(value: timedelta | int, name: str, least: int, most: int) -> int:
-    if isinstance(value, timedelta):
-        value = value // timedelta(microseconds=1)
-    elif isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"`{name}` is a timedelta or integer microseconds, found {value!r}")
-    return _integer(value, name, least, most)
-
-
-def _integer(value: int, name: str, least: int, most: int | None) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"`{name}` is an integer, found {value!r}")
-    number = value.__index__()
-    if number < least or (most is not None and number > most):
-        limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ArgumentError(f"`{name}` must be {limits}, found {value!r}")
-    return number
 
 
 def _number(value: float, name: str, least: float, most: float) -> float:
