@@ -1,12 +1,15 @@
-//! A segment index saved beside its recording.
+//! Segment indexes that outlive their recording object: in the process, and saved beside the recording.
 //!
-//! Little-endian: magic, version u32, length of the key u32, key, file size u64, modification time u64 nanoseconds,
+//! A saved index is little-endian: magic, version u32, length of the key u32, key, file size u64, modification time u64 nanoseconds,
 //! hash of the head u64, then the problems and the segments, each list after its length u64, and at the end the hash
 //! of all before it. The file is a cache: whatever does not fit is ignored, and said.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::problem::{ProblemCode, Problems};
@@ -29,6 +32,47 @@ const CODES: [ProblemCode; 7] = [
     ProblemCode::LostSync,
     ProblemCode::Truncated,
 ];
+
+/// Indexes that the process keeps, and the segments that they may have together.
+const KEPT: usize = 256;
+const KEPT_SEGMENTS: usize = 1 << 20;
+/// Age from which a modification time is trusted: clocks of file systems are as coarse as this.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// An index of the process, and what must be the same for it to fit.
+struct Kept {
+    path: PathBuf,
+    head: Vec<u8>,
+    segments: usize,
+    index: Arc<dyn Any + Send + Sync>,
+}
+
+/// Latest last.
+static INDEXES: Mutex<VecDeque<Kept>> = Mutex::new(VecDeque::new());
+
+/// Keeps an index for later openings of this file, if a change of the file would show in its modification time.
+pub(crate) fn keep<F: Segmented>(source: &Source, format: &F, index: &Arc<Index<F::State>>) {
+    let age = source.modified().and_then(|time| SystemTime::now().duration_since(time).ok());
+    let segments = index.segments.len();
+    let (Ok(head), Ok(path)) = (head(source, format), source.path().canonicalize()) else { return };
+    if age.is_none_or(|age| age < SETTLED) || segments > KEPT_SEGMENTS {
+        return;
+    }
+    let mut indexes = INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
+    indexes.retain(|kept| kept.path != path || kept.head != head);
+    indexes.push_back(Kept { path, head, segments, index: Arc::clone(index) as _ });
+    while indexes.len() > KEPT || indexes.iter().map(|kept| kept.segments).sum::<usize>() > KEPT_SEGMENTS {
+        indexes.pop_front();
+    }
+}
+
+/// The index that the process keeps of this file, in this state.
+pub(crate) fn kept<F: Segmented>(source: &Source, format: &F) -> Option<Arc<Index<F::State>>> {
+    let (head, path) = (head(source, format).ok()?, source.path().canonicalize().ok()?);
+    let indexes = INDEXES.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = indexes.iter().find(|kept| kept.path == path && kept.head == head)?;
+    Arc::clone(&kept.index).downcast().ok()
+}
 
 /// FNV-1a, 64 bits.
 fn hash(bytes: &[u8]) -> u64 {

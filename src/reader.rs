@@ -44,12 +44,18 @@ impl<F: Segmented> SegmentReader<F> {
         Self { scan: Scan::new(source, format), stale: Mutex::new(None), looked: Once::new() }
     }
 
-    /// Takes the index saved beside the file, if there is one that fits.
+    /// Takes the index that the process has of the file, or the one saved beside it, if there is one that fits.
     fn load_index(&self) {
-        self.looked.call_once(|| match index::load(&self.scan.source, &self.scan.format) {
-            Ok(Some(index)) => self.scan.set_index(index),
-            Ok(None) => {}
-            Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
+        self.looked.call_once(|| {
+            let (source, format) = (&self.scan.source, &self.scan.format);
+            match index::load(source, format) {
+                Ok(Some(index)) => return self.scan.set_index(Arc::new(index)),
+                Ok(None) => {}
+                Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
+            }
+            if let Some(index) = index::kept(source, format) {
+                self.scan.set_index(index);
+            }
         });
     }
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
 use crate::error::{Error, Result};
+use crate::index;
 use crate::problem::Problems;
 use crate::relay;
 use crate::schema::{Column, Columns, TimeRange};
@@ -236,7 +237,7 @@ pub(crate) fn pool(threads: Option<usize>) -> Result<Arc<rayon::ThreadPool>> {
 pub(crate) struct Scan<F: Segmented> {
     pub(crate) source: Source,
     pub(crate) format: F,
-    index: OnceLock<Index<F::State>>,
+    index: OnceLock<Arc<Index<F::State>>>,
     /// The segments without counts, which take less time to find and are all that a time range needs.
     plan: OnceLock<Index<F::State>>,
 }
@@ -248,17 +249,26 @@ impl<F: Segmented> Scan<F> {
 
     /// The index if it has been built or loaded.
     pub(crate) fn known_index(&self) -> Option<&Index<F::State>> {
-        self.index.get()
+        self.index.get().map(|index| &**index)
     }
 
-    /// Takes an index that was saved for this very file.
-    pub(crate) fn set_index(&self, index: Index<F::State>) {
+    /// Takes an index that was made for this very file.
+    pub(crate) fn set_index(&self, index: Arc<Index<F::State>>) {
         let _already_built = self.index.set(index);
+    }
+
+    /// Takes an index that has just been made, and keeps it for the process.
+    fn made_index(&self, index: Index<F::State>) -> &Index<F::State> {
+        self.index.get_or_init(|| {
+            let index = Arc::new(index);
+            index::keep(&self.source, &self.format, &index);
+            index
+        })
     }
 
     /// The index, built in one parallel pass over the file if need be.
     pub(crate) fn index(&self, pool: &rayon::ThreadPool) -> Result<&Index<F::State>> {
-        if let Some(index) = self.index.get() {
+        if let Some(index) = self.known_index() {
             return Ok(index);
         }
         let index = pool.install(|| match self.plan.get() {
@@ -269,12 +279,12 @@ impl<F: Segmented> Scan<F> {
             }
             None => self.pass(Depth::Counts),
         })?;
-        Ok(self.index.get_or_init(|| index))
+        Ok(self.made_index(index))
     }
 
     /// The segments with their times; counts are there only if the index has been built.
     fn plan(&self, pool: &rayon::ThreadPool) -> Result<&Index<F::State>> {
-        if let Some(known) = self.index.get().or_else(|| self.plan.get()) {
+        if let Some(known) = self.known_index().or_else(|| self.plan.get()) {
             return Ok(known);
         }
         let plan = pool.install(|| self.pass(Depth::Times))?;
@@ -437,7 +447,7 @@ impl<F: Segmented> Scan<F> {
                 && let Some(most) = self.format.about_events(self.source.len().saturating_sub(self.format.payload()))
             {
                 let (events, index) = self.decode_and_index(most, selection.columns, pool.current_num_threads())?;
-                self.set_index(index);
+                self.made_index(index);
                 return Ok(events);
             }
             let index = self.index(pool)?;
@@ -466,7 +476,7 @@ impl<F: Segmented> Scan<F> {
 
     /// Whether the segments of the whole file are known.
     fn is_planned(&self) -> bool {
-        self.index.get().or_else(|| self.plan.get()).is_some()
+        self.known_index().or_else(|| self.plan.get()).is_some()
     }
 
     /// The segments that can have events of these times, found without a pass over the file.

@@ -284,6 +284,39 @@ def test_index_for_another_geometry_is_stale(indexed):
     assert again.event_count == again.read().height
 
 
+# --- the index of the process --------------------------------------------------------------------------------------
+
+
+def made_earlier(path: Path, seconds: int = 60) -> None:
+    """Set the modification time of a file back: a change from now on shows in it."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - seconds * 1_000_000_000))
+
+
+@pytest.mark.parametrize("find_out", [lambda opened: opened.event_count, lambda opened: opened.read()])
+@pytest.mark.parametrize("kind", ["evt2", "evt3"])
+def test_the_process_keeps_the_index_of_a_file(kind, find_out, save):
+    path = save(recording(kind, sensor_stream(kind, 500)))
+    made_earlier(path)
+    opened = evlib.open(path)
+    assert not opened.is_indexed
+    find_out(opened)
+    again = evlib.open(path)
+    assert again.is_indexed
+    assert facts(again) == facts(opened)
+    assert not evlib.open(path, geometry=(600, 400)).is_indexed
+    # Another file under that name.
+    path.write_bytes(path.read_bytes()[:-8])
+    assert not evlib.open(path).is_indexed
+
+
+def test_the_index_of_a_file_just_written_is_not_kept(save):
+    path = save(recording("evt2", sensor_stream("evt2", 500)))
+    os.utime(path)
+    _ = evlib.open(path).event_count
+    assert not evlib.open(path).is_indexed
+
+
 def test_header_change_makes_the_index_stale(indexed):
     path, _, _ = indexed
     status = path.stat()

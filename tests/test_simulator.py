@@ -190,7 +190,7 @@ def test_it_is_written_and_read_back(tmp_path):
         ({"duration": -1}, "`duration` must be from 1"),
         ({"duration": 2**46}, "`duration` must be from 1"),
         ({"duration": 0.1}, "`duration` takes timedeltas or integer microseconds, found 0.1"),
-        ({"duration": True}, "`duration` is a timedelta"),
+        ({"duration": True}, "`duration` takes timedeltas"),
         ({"geometry": (0, 5)}, "`geometry` must be from 1 to 32768, found 0"),
         ({"geometry": (5, 32769)}, "`geometry` must be from 1 to 32768"),
         ({"geometry": (5,)}, r"`geometry` is \(width, height\)"),
