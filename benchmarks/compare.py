@@ -722,8 +722,8 @@ def markdown(data: Row) -> str:
     rows = [[row["format"], row["reader"], rate_of(row), faster(row), row["target"]] for row in data["again"]]
     parts += [
         "## Reading a whole file into columns, again and again",
-        "Each reader in one process of its own, after a first read that does not count. What a library keeps of it, memory "
-        "and with evlib the index of the file too, serves the next.",
+        "Each reader in one process of its own, after a first read that does not count. What a library keeps of it, "
+        "memory and with evlib the index of the file too, serves the next.",
         table(["format", "reader", "Mev/s", "evlib is faster by", "target"], rows),
     ]
     rows = []
