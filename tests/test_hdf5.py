@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -541,64 +539,3 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     os.truncate(path, 20_000)
     with pytest.raises(exceptions.TruncatedError, match="shrank"):
         opened.read()
-
-
-MUTATED = {
-    "dsec": lambda file, events: (
-        [
-            file.create_dataset(f"events/{name}", data=values, chunks=(40,), **FILTERS["blosc-zstd-1"])
-            for name, values in events.items()
-        ]
-        + [file.create_dataset("ms_to_idx", data=milliseconds(events["t"]))]
-    ),
-    "e2vid": lambda file, events: [
-        file.create_dataset(
-            f"events/{name}s", data=values, maxshape=(None,), chunks=(64,), compression="gzip", shuffle=True
-        )
-        for name, values in events.items()
-    ],
-    "table": lambda file, events: [
-        file.create_dataset(
-            "events", data=np.stack(list(events.values()), 1).astype("u4"), chunks=(33, 4), fletcher32=True
-        )
-    ],
-    "records": lambda file, events: [
-        file.create_dataset(
-            "data/0",
-            data=np.array(
-                list(zip(*events.values(), strict=True)), dtype=[("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "?")]
-            ),
-            compression="lzf",
-        )
-    ],
-    "bitshuffle": lambda file, events: [
-        file.create_dataset(f"events/{name}", data=values, chunks=(40,), **FILTERS["bitshuffle-lz4"])
-        for name, values in events.items()
-    ],
-}
-
-
-@pytest.mark.parametrize("libver", ["earliest", "latest"])
-@pytest.mark.parametrize("layout", MUTATED)
-def test_mutated_files(layout, libver, tmp_path):
-    """Bytes changed at random: an error or fewer events, and nothing worse.
-
-    `EVLIB_MUTATIONS` sets the number of files for each layout; 10,000 of each make 100,000 in all.
-    """
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w", libver=libver) as file:
-        MUTATED[layout](file, make(200))
-    data = path.read_bytes()
-    random_ = random.Random(json.dumps([layout, libver]))
-    for _ in range(int(os.environ.get("EVLIB_MUTATIONS", "150"))):
-        damaged = bytearray(data)
-        for _ in range(random_.choice([1, 1, 2, 5, 20])):
-            at = random_.randrange(len(damaged))
-            damaged[at] = random_.choice([0, 255, random_.randrange(256), damaged[at] ^ 1 << random_.randrange(8)])
-        path.write_bytes(damaged)
-        try:
-            opened = evlib.open(path)
-            assert len(opened.read()) == opened.event_count
-            opened.read(time_range=(100, 3000))
-        except (evlib.FormatError, exceptions.TruncatedError, exceptions.ArgumentError):
-            pass
