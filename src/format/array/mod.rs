@@ -31,6 +31,8 @@ use cell::{Cell, Number, Pixel, Pixels, Polarities, Seen, Time, Times, Values};
 
 /// Rows of a unit, about.
 const UNIT: u64 = 64 << 10;
+/// Bytes that are decoded together of arrays without chunks, at most.
+const PIECE: u64 = 1 << 20;
 /// Bytes that are read at once where chunks lie close together.
 const RUN: u64 = 256 << 10;
 /// Runs that rows are cut into at least, as far as chunks allow.
@@ -104,7 +106,7 @@ impl Part {
     fn chunk_rows(&self) -> u64 {
         match &self.storage {
             Storage::Chunks { rows, .. } => *rows,
-            Storage::Memory(_) | Storage::Lazy(..) | Storage::Plain(_) => UNIT,
+            Storage::Memory(_) | Storage::Lazy(..) | Storage::Plain(_) => (PIECE / self.row_bytes.max(1) as u64).clamp(1, UNIT),
         }
     }
 
@@ -308,11 +310,7 @@ impl ArrayTable {
             Storage::Plain(_) => convert(0, raw.ok_or("it lies beyond the end of the file")?, &mut task.out),
             Storage::Chunks { rows, filters, fill, .. } => {
                 if task.chunk.is_none_or(|chunk| chunk == Chunk::ABSENT) {
-                    let block = row_of(fill, row_bytes).repeat(GLANCE.min(count));
-                    for at in (0..count).step_by(GLANCE) {
-                        let rows = GLANCE.min(count - at);
-                        convert((skip + at) * row_bytes, block.get(..rows * row_bytes).unwrap_or_default(), &mut task.out);
-                    }
+                    filled(fill, row_bytes, skip..skip + count, |first, bytes| convert(first * row_bytes, bytes, &mut task.out));
                     return Ok(seen);
                 }
                 let raw = raw.ok_or("it lies beyond the end of the file")?;
@@ -578,11 +576,9 @@ impl ArrayTable {
                     return Ok(Some(error.to_string().into()));
                 }
             }
-            // The fill value is one value: any row stands for all, and `convert` has seen it.
             _ => {
                 if let Storage::Chunks { fill, .. } = &part.storage {
-                    let block = row_of(fill, part.row_bytes).repeat(wanted.len());
-                    look(wanted.start, &block);
+                    filled(fill, part.row_bytes, wanted.clone(), &mut look);
                 }
             }
         }
@@ -599,9 +595,14 @@ enum Reason {
     Unreadable,
 }
 
-/// A row of the fill value.
-fn row_of(fill: &[u8], row_bytes: usize) -> Vec<u8> {
-    if fill.is_empty() { vec![0; row_bytes] } else { fill.iter().copied().cycle().take(row_bytes).collect() }
+/// Shows `sink` rows of the fill value, a block at a time: the number of the first and the bytes.
+fn filled(fill: &[u8], row_bytes: usize, rows: Range<usize>, mut sink: impl FnMut(usize, &[u8])) {
+    let step = (PIECE as usize / row_bytes.max(1)).clamp(1, GLANCE);
+    let row = if fill.is_empty() { &[0] } else { fill };
+    let block: Vec<u8> = row.iter().copied().cycle().take(row_bytes * step.min(rows.len())).collect();
+    for first in rows.clone().step_by(step) {
+        sink(first, block.get(..row_bytes * step.min(rows.end - first)).unwrap_or_default());
+    }
 }
 
 /// Copies the values of a column that is wanted.
