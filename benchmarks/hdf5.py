@@ -5,7 +5,9 @@ timed; then the two take turns in one process, page cache warm, and a ratio comp
 columns as they are stored; evlib's side ends in its full columns (i64 microseconds). Nothing here fails because
 something is slow.
 
-    python benchmarks/hdf5.py [--events 30e6] [--folder FOLDER]
+    python benchmarks/hdf5.py [--events 30e6] [--folder FOLDER] [--only WORD ...]
+
+With `--folder` the files are kept there and made only once; `--prepare` makes them and times nothing.
 """
 
 from __future__ import annotations
@@ -31,11 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WIDTH, HEIGHT = 640, 480
+DSEC = "Blosc zstd byte-shuffle 64 Ki"
+WINDOWS = "300 windows of 50 k events"
+WRITING = "writing DSEC, Blosc zstd"
 PEAK = """
-import resource, sys, evlib
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import sys, evlib
+
+def most():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+before = most()
 events = evlib.read_events(sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, events.height)
+print(most() - before, events.height)
 """
 
 
@@ -72,7 +82,7 @@ def make(name: str, path: Path, found: dict[str, np.ndarray]) -> None:
         "ts": found["t"] / 1e6,
         "ps": found["p"] > 0,
     }
-    if name == "Blosc zstd byte-shuffle 64 Ki":
+    if name == DSEC:
         write_columns(path, dsec, **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=1))
     elif name == "Blosc zstd bit-shuffle, auto chunks":
         chunks = {"x": 4096, "y": 4096, "p": 8192, "t": 2048}
@@ -91,7 +101,7 @@ def make(name: str, path: Path, found: dict[str, np.ndarray]) -> None:
 
 
 READ = {
-    "Blosc zstd byte-shuffle 64 Ki": 2.5,
+    DSEC: 2.5,
     "Blosc zstd bit-shuffle, auto chunks": 7.0,
     "gzip 4, 64 Ki": 4.5,
     "shuffle + gzip 4, 64 Ki": 5.0,
@@ -160,69 +170,137 @@ def windows(path: Path, found: dict[str, np.ndarray], repeat: int) -> tuple[floa
     return take_turns(ours, theirs, repeat)
 
 
+def peak_over_columns(path: Path, count: int) -> int:
+    """Bytes that reading a whole file in a process of its own takes at most, over those of its columns."""
+    run = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    kilobytes, height = map(int, run.stdout.split())
+    if height != count:
+        raise SystemExit(f"{path}: {height} events of {count}")
+    return kilobytes * 1024 - 13 * count
+
+
+class Report:
+    """Rows of the table, and the same as JSON."""
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self.rows: list[list[str]] = []
+        self.figures: dict[str, dict[str, Any]] = {}
+
+    def add(self, what: str, ours: float, theirs: float | None, target: str, rate: str = "", **more: Any) -> None:
+        """Add a row."""
+        rate = rate or f"{self.events / ours / 1e6:.0f} Mev/s"
+        peak = more.get("peak_over_columns_bytes")
+        self.rows.append(
+            [
+                what,
+                f"{ours:.3f} s",
+                rate,
+                "" if theirs is None else f"{theirs:.3f} s",
+                "" if theirs is None else f"{theirs / ours:.2f}x",
+                target,
+                "" if peak is None else f"{peak / 1e6:.0f} MB",
+            ]
+        )
+        self.figures[what] = {"ours_s": ours, "theirs_s": theirs, "target": target, **more}
+        print(self.rows[-1], file=sys.stderr, flush=True)
+
+
+def bench_reading(name: str, path: Path, found: dict[str, np.ndarray], repeat: int, report: Report) -> None:
+    ours, theirs = take_turns(lambda: evlib.read_events(path), lambda: raw(path), repeat)
+    peak = peak_over_columns(path, len(found["t"]))
+    report.add(name, ours, theirs, f">= {READ[name]}x", peak_over_columns_bytes=peak)
+
+
+def bench_windows(path: Path, found: dict[str, np.ndarray], repeat: int, report: Report) -> None:
+    ours, theirs = windows(path, found, repeat)
+    report.add(WINDOWS, ours, theirs, ">= 3x", f"{ours / 300 * 1e3:.2f} ms each")
+
+
+def bench_ecf(path: Path, found: dict[str, np.ndarray], repeat: int, report: Report) -> None:
+    evt2 = path.parent / "same.raw"
+    if not evt2.exists():
+        evlib.write_events(evlib.read_events(path), evt2, format="evt2", geometry=(WIDTH, HEIGHT))
+    if not evlib.read_events(evt2).equals(evlib.read_events(path)):
+        raise SystemExit(f"{evt2}: the answers differ")
+    ours, other = take_turns(lambda: evlib.read_events(path), lambda: evlib.read_events(evt2), repeat)
+    peak = peak_over_columns(path, len(found["t"]))
+    report.add("ECF", ours, None, ">= 300 Mev/s", peak_over_columns_bytes=peak)
+    report.add("EVT2 of the same events", other, None, "")
+
+
+def bench_writing(folder: Path, found: dict[str, np.ndarray], repeat: int, report: Report) -> None:
+    ours, theirs = folder / "written.h5", folder / "written_by_h5py.h5"
+    t = pl.Series(found["t"]).cast(pl.Duration("us"))
+    frame = pl.DataFrame(
+        {
+            "x": found["x"].astype("i2"),
+            "y": found["y"].astype("i2"),
+            "timestamp": t,
+            "polarity": found["p"].astype("i1") * 2 - 1,
+        }
+    )
+    stored = {**found, "t": found["t"].astype("u4")}
+
+    def write() -> None:
+        evlib.write_events(frame, ours, format="hdf5", layout="dsec", geometry=(WIDTH, HEIGHT), overwrite=True)
+
+    def write_with_h5py() -> None:
+        write_columns(theirs, stored, **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=1))
+
+    seconds = take_turns(write, write_with_h5py, repeat)
+    for path in (ours, theirs):
+        verify(path, found)
+    report.add(WRITING, *seconds, ">= 1.7x", bytes=[ours.stat().st_size, theirs.stat().st_size])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=lambda text: int(float(text)), default=30_000_000)
-    parser.add_argument("--folder", type=Path, help="where the files are made; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the files are made and kept; by default a temporary folder")
+    parser.add_argument("--only", nargs="*", help="the rows of the table whose names contain one of these")
+    parser.add_argument("--prepare", action="store_true", help="make and verify the files, and time nothing")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the figures go as JSON")
     args = parser.parse_args()
+    report = Report(args.events)
+    found = events(args.events)
+
+    def chosen(name: str) -> bool:
+        return not args.only or any(word.lower() in name.lower() for word in args.only)
+
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or Path(scratch)
+        folder: Path = (args.folder or Path(scratch)) / str(args.events)
         folder.mkdir(parents=True, exist_ok=True)
-        found = events(args.events)
-        rows: list[list[str]] = []
-        figures: dict[str, Any] = {}
 
-        def add(what: str, ours: float, theirs: float | None, target: str, more: str = "") -> None:
-            rate = more or f"{args.events / ours / 1e6:.0f} Mev/s"
-            ratio = "" if theirs is None else f"{theirs / ours:.2f}x"
-            rows.append([what, f"{ours:.3f} s", rate, "" if theirs is None else f"{theirs:.3f} s", ratio, target])
-            figures[what] = {"ours_s": ours, "theirs_s": theirs, "target": target}
-            print(rows[-1], file=sys.stderr, flush=True)
-
-        for name, target in READ.items():
+        def made(name: str) -> Path:
             path = folder / f"{name.replace(' ', '_').replace(',', '')}.h5"
-            make(name, path, found)
+            if not path.exists():
+                partial = path.with_suffix(".part")
+                make(name, partial, found)
+                partial.rename(path)
             verify(path, found)
-            peak = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
-            kilobytes, _ = map(int, peak.stdout.split())
-            ours, theirs = take_turns(
-                lambda path=path: evlib.read_events(path), lambda path=path: raw(path), args.repeat
-            )
-            add(name, ours, theirs, f">= {target}x")
-            figures[name]["peak_over_columns_bytes"] = kilobytes * 1024 - 13 * args.events
-        path = folder / "Blosc_zstd_byte-shuffle_64_Ki.h5"
-        ours, theirs = windows(path, found, args.repeat)
-        add("300 windows of 50 k events", ours, theirs, ">= 3x", f"{ours / 300 * 1e3:.2f} ms each")
+            return path
 
-        path = folder / "ecf.hdf5"
-        make("ECF", path, found)
-        verify(path, found)
-        evt2 = folder / "same.raw"
-        frame = evlib.read_events(path)
-        evlib.write_events(frame, evt2, format="evt2", geometry=(WIDTH, HEIGHT), overwrite=True)
-        ours, other = take_turns(lambda: evlib.read_events(path), lambda: evlib.read_events(evt2), args.repeat)
-        add("ECF", ours, None, ">= 300 Mev/s")
-        add("EVT2 of the same events", other, None, "")
-
-        def write_ours() -> None:
-            evlib.write_events(
-                frame, folder / "w1.h5", format="hdf5", layout="dsec", geometry=(WIDTH, HEIGHT), overwrite=True
-            )
-
-        dsec = {**found, "t": found["t"].astype("u4")}
-
-        def write_theirs() -> None:
-            write_columns(folder / "w2.h5", dsec, **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=1))
-
-        ours, theirs = take_turns(write_ours, write_theirs, args.repeat)
-        assert evlib.read_events(folder / "w1.h5").equals(frame.with_columns(pl.all()))
-        add("writing DSEC, Blosc zstd", ours, theirs, ">= 1.7x")
-    described = machine()
-    print(table(["file", "evlib", "rate", "h5py", "ratio", "target"], rows))
+        for name in READ:
+            if chosen(name):
+                path = made(name)
+                if not args.prepare:
+                    bench_reading(name, path, found, args.repeat, report)
+        if chosen(WINDOWS):
+            path = made(DSEC)
+            if not args.prepare:
+                bench_windows(path, found, args.repeat, report)
+        if chosen("ECF"):
+            path = made("ECF")
+            if not args.prepare:
+                bench_ecf(path, found, args.repeat, report)
+        if chosen(WRITING) and not args.prepare:
+            bench_writing(folder, found, args.repeat, report)
+    print(table(["file", "evlib", "rate", "h5py", "ratio", "target", "peak over columns"], report.rows))
     if args.json:
-        args.json.write_text(json.dumps({"machine": described, "events": args.events, "figures": figures}, indent=1))
+        described = {"machine": machine(), "events": args.events, "figures": report.figures}
+        args.json.write_text(json.dumps(described, indent=1))
     return 0
 
 

@@ -574,6 +574,11 @@ impl EventColumns {
         Self { start: self.start + offset, rows, ..self.clone() }
     }
 
+    /// The same rows with at most these columns.
+    pub(crate) fn only(self, columns: Columns) -> Self {
+        Self { columns: self.columns.and(columns), ..self }
+    }
+
     /// One set of columns with the rows of all, in order; copies, unless there is only one.
     pub(crate) fn concat(parts: Vec<Self>, columns: Columns) -> Self {
         let mut parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();

@@ -124,28 +124,49 @@ impl Filter {
         filter
     }
 
-    /// The wanted columns of the rows that pass.
-    pub(crate) fn keep(&self, rows: Rows<'_>) -> EventColumns {
-        if self.nothing {
-            return EventColumns::empty(self.wanted);
-        }
-        let mut keep = vec![1_u8; rows.len];
+    /// Which rows pass.
+    pub(crate) fn mask(&self, rows: Rows<'_>) -> Mask {
+        let mut keep = vec![u8::from(!self.nothing); rows.len];
         simd::run(Narrow(self, &mut keep, rows));
         let kept = keep.iter().map(|keep| usize::from(*keep)).sum();
-        if kept == 0 {
+        Mask { keep, kept }
+    }
+
+    /// The wanted columns of the rows that pass, as `mask` says.
+    pub(crate) fn pick(&self, mask: &Mask, rows: Rows<'_>) -> EventColumns {
+        if mask.kept == 0 {
             return EventColumns::empty(self.wanted);
         }
-        let mut builder = ColumnsBuilder::new(kept, self.wanted);
+        let mut builder = ColumnsBuilder::new(mask.kept, self.wanted);
         let mut out = builder.slots();
-        if kept == rows.len {
+        if mask.kept == rows.len {
             out.copy_from(rows);
-            return builder.finish(kept);
+            return builder.finish(mask.kept);
         }
-        pick(&keep, rows.x, out.x);
-        pick(&keep, rows.y, out.y);
-        pick(&keep, rows.t, out.t);
-        pick(&keep, rows.p, out.p);
-        builder.finish(kept)
+        pick(&mask.keep, rows.x, out.x);
+        pick(&mask.keep, rows.y, out.y);
+        pick(&mask.keep, rows.t, out.t);
+        pick(&mask.keep, rows.p, out.p);
+        builder.finish(mask.kept)
+    }
+
+    /// The wanted columns of the rows that pass.
+    pub(crate) fn keep(&self, rows: Rows<'_>) -> EventColumns {
+        self.pick(&self.mask(rows), rows)
+    }
+}
+
+/// Rows that pass a filter: 1 for each that does, and how many these are.
+pub(crate) struct Mask {
+    keep: Vec<u8>,
+    pub(crate) kept: usize,
+}
+
+impl Mask {
+    /// The first and the last row that passes.
+    pub(crate) fn ends(&self) -> Option<(usize, usize)> {
+        let passes = |keep: &u8| *keep == 1;
+        self.keep.iter().position(passes).zip(self.keep.iter().rposition(passes))
     }
 }
 

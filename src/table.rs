@@ -43,7 +43,10 @@ pub(crate) trait Table: Send + Sync + 'static {
     /// Rows outside which there are none of these times, if the file tells it without being decoded.
     fn seek(&self, range: TimeRange) -> Result<Option<Range<u64>>>;
 
-    /// Problems that are known without reading any rows.
+    /// Compares the times of `rows`, all of which are events, with what the file tells of them for `seek`, if it does.
+    fn check_times(&self, _rows: Range<u64>, _times: &[i64]) {}
+
+    /// Problems that are known without reading any rows, and those of `seek` and `check_times`.
     fn notes(&self) -> Problems;
 
     /// Number of external triggers.
@@ -145,8 +148,18 @@ impl<T: Table> TableReader<T> {
     fn filtered(&self, rows: Range<u64>, filter: &Filter, columns: Columns) -> Result<EventColumns> {
         let events = self.part(rows, filter.columns, &mut Problems::default())?;
         let pieces: Vec<_> = (0..events.len()).step_by(PIECE).collect();
-        let kept: Vec<_> = pieces.into_par_iter().map(|at| filter.keep(events.rows(at, PIECE))).collect();
-        Ok(EventColumns::concat(kept, columns))
+        let masks: Vec<_> = pieces.into_par_iter().map(|at| (at, filter.mask(events.rows(at, PIECE)))).collect();
+        let first = masks.iter().find_map(|(at, mask)| Some(at + mask.ends()?.0));
+        let last = masks.iter().rev().find_map(|(at, mask)| Some(at + mask.ends()?.1));
+        let kept: usize = masks.iter().map(|(_, mask)| mask.kept).sum();
+        match first.zip(last) {
+            // Most of the rows and one stretch, as a time range gives: they stay where they are.
+            Some((first, last)) if last - first + 1 == kept && 2 * kept >= events.len() => Ok(events.slice(first, kept).only(columns)),
+            _ => {
+                let kept: Vec<_> = masks.into_par_iter().map(|(at, mask)| filter.pick(&mask, events.rows(at, PIECE))).collect();
+                Ok(EventColumns::concat(kept, columns))
+            }
+        }
     }
 
     /// Rows to decode together: whole units that make about `rows` rows, or one.
@@ -212,7 +225,11 @@ impl<T: Table> TableReader<T> {
                 .into_par_iter()
                 .map(|unit| {
                     let mut problems = Problems::default();
-                    let events = self.part(self.unit(unit), Columns::NONE.with(Column::Timestamp), &mut problems)?;
+                    let rows = self.unit(unit);
+                    let events = self.part(rows.clone(), Columns::NONE.with(Column::Timestamp), &mut problems)?;
+                    if self.state(unit) == CLEAN {
+                        self.table.check_times(rows, events.timestamp());
+                    }
                     Ok((events.len() as u64, extent(events.timestamp()), problems))
                 })
                 .collect::<Result<_>>()
@@ -236,12 +253,15 @@ impl<T: Table> Reader for TableReader<T> {
         if selection.limit.is_none() && !selection.filters_rows() {
             return pool.install(|| self.part(0..self.table.rows(), selection.columns, &mut Problems::default()));
         }
-        let mut batches = TableBatches::new(selection);
-        let mut parts = Vec::new();
-        while let Some(part) = batches.next(self, BATCH_ROWS, pool)? {
-            parts.push(part);
-        }
-        Ok(EventColumns::concat(parts, selection.columns))
+        // All of it on one thread of the pool: small windows would spend their time on waking threads.
+        pool.install(|| {
+            let mut batches = TableBatches::new(selection);
+            let mut parts = Vec::new();
+            while let Some(part) = batches.next(self, BATCH_ROWS, pool)? {
+                parts.push(part);
+            }
+            Ok(EventColumns::concat(parts, selection.columns))
+        })
     }
 
     fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {

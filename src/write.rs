@@ -5,13 +5,17 @@ use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use rayon::prelude::*;
 
 use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::format::numpy_write::{NpySink, NpzSink};
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::format::{Format, hdf5};
+use crate::scan::pool;
 use crate::schema::{Columns, Geometry};
 use crate::simd::{self, Kernel};
 use crate::source::create_partial;
@@ -117,7 +121,7 @@ pub struct WriteOptions {
     pub layout: Option<Hdf5Layout>,
     /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`].
     pub compression: Option<Compression>,
-    /// Threads that compress HDF5; all processors by default.
+    /// Threads that check and compress what goes into HDF5; all processors by default.
     pub threads: Option<usize>,
 }
 
@@ -214,7 +218,7 @@ fn exists(path: &Path) -> Error {
     Error::io(std::io::ErrorKind::AlreadyExists.into(), path).hint("pass `overwrite=True` to replace it")
 }
 
-/// What checked rows go into.
+/// What checked rows go into; called on a thread of the writer's pool, if it has one.
 pub(crate) trait Sink: Send {
     /// Times that can be held if the first event's is `first`.
     fn times(&self, first: i64) -> Range<i64>;
@@ -309,6 +313,8 @@ pub struct EventWriter {
     rows: u64,
     first_us: Option<i64>,
     last_us: i64,
+    /// For formats that are encoded by several threads.
+    pool: Option<Arc<rayon::ThreadPool>>,
 }
 
 impl EventWriter {
@@ -358,6 +364,7 @@ impl EventWriter {
         if !options.overwrite && path.exists() {
             return Err(exists(path));
         }
+        let pool = if encoder.is_none() { Some(pool(options.threads)?) } else { None };
         let partial = Partial::new(path)?;
         let sink: Box<dyn Sink> = match (encoder, options.format) {
             (Some(encoder), _) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
@@ -365,7 +372,7 @@ impl EventWriter {
             (None, Format::Npz) => Box::new(NpzSink::new(partial)?),
             (None, _) => hdf5::write::sink(path, partial, options, &date)?,
         };
-        Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN })
+        Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN, pool })
     }
 
     /// Appends events. All four columns are needed; times must not go back.
@@ -387,13 +394,13 @@ impl EventWriter {
         let first_us = self.first_us.unwrap_or(*first);
         let mut sink = self.sink.take().ok_or_else(failed)?;
         let limits = Limits { geometry: self.geometry, times: sink.times(first_us) };
-        if let Some(at) = limits.offender(rows, self.last_us) {
+        if let Some(at) = self.install(|| limits.offender(rows, self.last_us, self.pool.is_some())) {
             let last = if at == 0 { self.last_us } else { rows.t.get(at - 1).copied().unwrap_or(self.last_us) };
             let error = limits.refuse(self.rows + at as u64, rows.cut(at..at + 1), last, sink.too_late());
             self.sink = Some(sink);
             return Err(error);
         }
-        sink.write(rows)?;
+        self.install(|| sink.write(rows))?;
         self.sink = Some(sink);
         self.rows += rows.len as u64;
         (self.first_us, self.last_us) = (Some(first_us), *last);
@@ -424,9 +431,18 @@ impl EventWriter {
     ///
     /// # Errors
     /// `Io`, also if another file has taken the name meanwhile and `overwrite` is false.
-    pub fn finish(self) -> Result<u64> {
-        self.sink.ok_or_else(failed)?.finish()?.complete(self.overwrite)?;
+    pub fn finish(mut self) -> Result<u64> {
+        let sink = self.sink.take().ok_or_else(failed)?;
+        self.install(|| sink.finish())?.complete(self.overwrite)?;
         Ok(self.rows)
+    }
+
+    /// Does `work` on the threads of the pool, if there is one.
+    fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 }
 
@@ -441,24 +457,26 @@ struct Limits {
 }
 
 impl Limits {
-    /// The first row that cannot be held after one at `last`.
-    fn offender(&self, rows: Rows<'_>, last: i64) -> Option<usize> {
+    /// The first row that cannot be held after one at `last`, looked for by one thread or by those of the pool.
+    fn offender(&self, rows: Rows<'_>, last: i64, parallel: bool) -> Option<usize> {
         /// Rows that are looked at together: no branch for each of them.
         const BLOCK: usize = 4096;
-        let mut last = last;
-        for start in (0..rows.len).step_by(BLOCK) {
-            let block = rows.cut(start..rows.len.min(start + BLOCK));
-            if !simd::run(Fits { limits: self, rows: block, last }) {
-                let row = (0..block.len).find(|row| {
-                    let fits = Fits { limits: self, rows: block.cut(*row..row + 1), last }.run();
-                    last = block.t.get(*row).copied().unwrap_or(last);
-                    !fits
-                });
-                return row.map(|row| start + row);
+        /// Blocks that are not worth handing to another thread.
+        const FEW: usize = 32;
+        let before = |row: usize| row.checked_sub(1).and_then(|row| rows.t.get(row)).copied().unwrap_or(last);
+        let in_block = |block: usize| {
+            let start = block * BLOCK;
+            let part = rows.cut(start..start + BLOCK);
+            if simd::run(Fits { limits: self, rows: part, last: before(start) }) {
+                return None;
             }
-            last = block.t.last().copied().unwrap_or(last);
+            (start..start + part.len).find(|row| !Fits { limits: self, rows: rows.cut(*row..row + 1), last: before(*row) }.run())
+        };
+        let blocks = 0..rows.len.div_ceil(BLOCK);
+        if parallel && blocks.len() > FEW {
+            return blocks.into_par_iter().with_min_len(FEW).find_map_first(in_block);
         }
-        None
+        blocks.into_iter().find_map(in_block)
     }
 
     fn refuse(&self, row: u64, rows: Rows<'_>, last: i64, too_late: &str) -> Error {

@@ -57,6 +57,12 @@ def make_selection(
     )
 
 
+def ordered(batch: _evlib.Batch, columns: list[str]) -> pl.DataFrame:
+    """Decoded columns in the order asked for, others left out."""
+    frame = pl.DataFrame(batch)
+    return frame if frame.columns == columns else frame.select(columns)
+
+
 def problem_frame(rows: list[tuple[str, str, int, str, int, int, list[str]]]) -> pl.DataFrame:
     """Problems as a table."""
     return pl.DataFrame(rows, schema=PROBLEM_SCHEMA, orient="row")
@@ -184,7 +190,7 @@ class Recording:
     ) -> pl.DataFrame:
         """Read events into a DataFrame, as :func:`evlib.read_events` does."""
         selection = make_selection(columns, time_range, region, polarity)
-        return pl.DataFrame(self._opened.read(selection)).select(selection.columns)
+        return ordered(self._opened.read(selection), selection.columns)
 
     def batches(
         self,
@@ -225,7 +231,7 @@ class Recording:
         if duration_us is not None and "timestamp" not in order:
             selection = make_selection([*order, "timestamp"], time_range, region, polarity)
         batches = self._opened.batches(selection, rows=rows, duration_us=duration_us)
-        return (pl.DataFrame(batch).select(order) for batch in batches)
+        return (ordered(batch, order) for batch in batches)
 
     def save_index(self) -> Path:
         """Save the segment index beside the recording and return its path.

@@ -31,8 +31,12 @@ use cell::{Cell, Number, Pixel, Pixels, Polarities, Seen, Time, Times, Values};
 
 /// Rows of a unit, about.
 const UNIT: u64 = 64 << 10;
+/// Bytes that are decoded together of arrays without chunks, at most.
+const PIECE: u64 = 1 << 20;
 /// Bytes that are read at once where chunks lie close together.
 const RUN: u64 = 256 << 10;
+/// Runs that rows are cut into at least, as far as chunks allow.
+const RUNS: u64 = 16;
 /// Bytes between two chunks that are read along rather than skipped.
 const GAP: u64 = 4 << 10;
 /// Tables of at least this many rows are bisected for a time range that no index finds, and the rows looked at first.
@@ -102,7 +106,7 @@ impl Part {
     fn chunk_rows(&self) -> u64 {
         match &self.storage {
             Storage::Chunks { rows, .. } => *rows,
-            Storage::Memory(_) | Storage::Lazy(..) | Storage::Plain(_) => UNIT,
+            Storage::Memory(_) | Storage::Lazy(..) | Storage::Plain(_) => (PIECE / self.row_bytes.max(1) as u64).clamp(1, UNIT),
         }
     }
 
@@ -161,17 +165,17 @@ pub(crate) struct Meaning {
     pub(crate) y: Pixel,
 }
 
+/// Gives the time of a row; `None` if it cannot be told.
+pub(crate) type TimeAt<'a> = &'a (dyn Fn(u64) -> Result<Option<i64>> + Sync);
+
 /// Where a file says which rows have which times.
 pub(crate) trait TimeIndex: Send + Sync {
     /// Rows outside which there are none of these times, if that can be told and proves true; `time_at` gives the
     /// time of a row. A `Problems` entry says where the index does not fit the times.
-    fn find(
-        &self,
-        range: TimeRange,
-        rows: u64,
-        time_at: &dyn Fn(u64) -> Result<Option<i64>>,
-        notes: &mut Problems,
-    ) -> Result<Option<Range<u64>>>;
+    fn find(&self, range: TimeRange, rows: u64, time_at: TimeAt<'_>, notes: &mut Problems) -> Result<Option<Range<u64>>>;
+
+    /// Compares the times of `rows` with the index; a `Problems` entry says if it does not fit them.
+    fn check(&self, rows: Range<u64>, times: &[i64], notes: &mut Problems);
 }
 
 /// External triggers of a file, read on demand.
@@ -306,11 +310,7 @@ impl ArrayTable {
             Storage::Plain(_) => convert(0, raw.ok_or("it lies beyond the end of the file")?, &mut task.out),
             Storage::Chunks { rows, filters, fill, .. } => {
                 if task.chunk.is_none_or(|chunk| chunk == Chunk::ABSENT) {
-                    let block = row_of(fill, row_bytes).repeat(GLANCE.min(count));
-                    for at in (0..count).step_by(GLANCE) {
-                        let rows = GLANCE.min(count - at);
-                        convert((skip + at) * row_bytes, block.get(..rows * row_bytes).unwrap_or_default(), &mut task.out);
-                    }
+                    filled(fill, row_bytes, skip..skip + count, |first, bytes| convert(first * row_bytes, bytes, &mut task.out));
                     return Ok(seen);
                 }
                 let raw = raw.ok_or("it lies beyond the end of the file")?;
@@ -411,6 +411,17 @@ impl ArrayTable {
         let mut builder = ColumnsBuilder::new(1, only_time);
         let suspects = self.fill(row..row + 1, only_time, only_time, builder.slots())?;
         Ok(builder.finish(1).timestamp().first().copied().filter(|_| suspects.is_empty()))
+    }
+
+    /// Keeps what is wrong with the index, once.
+    fn note(&self, notes: Problems) {
+        if notes.is_empty() {
+            return;
+        }
+        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_empty() {
+            *known = notes;
+        }
     }
 
     /// Rows outside which there are none of these times, where samples show them in order.
@@ -565,11 +576,9 @@ impl ArrayTable {
                     return Ok(Some(error.to_string().into()));
                 }
             }
-            // The fill value is one value: any row stands for all, and `convert` has seen it.
             _ => {
                 if let Storage::Chunks { fill, .. } = &part.storage {
-                    let block = row_of(fill, part.row_bytes).repeat(wanted.len());
-                    look(wanted.start, &block);
+                    filled(fill, part.row_bytes, wanted.clone(), &mut look);
                 }
             }
         }
@@ -586,9 +595,14 @@ enum Reason {
     Unreadable,
 }
 
-/// A row of the fill value.
-fn row_of(fill: &[u8], row_bytes: usize) -> Vec<u8> {
-    if fill.is_empty() { vec![0; row_bytes] } else { fill.iter().copied().cycle().take(row_bytes).collect() }
+/// Shows `sink` rows of the fill value, a block at a time: the number of the first and the bytes.
+fn filled(fill: &[u8], row_bytes: usize, rows: Range<usize>, mut sink: impl FnMut(usize, &[u8])) {
+    let step = (PIECE as usize / row_bytes.max(1)).clamp(1, GLANCE);
+    let row = if fill.is_empty() { &[0] } else { fill };
+    let block: Vec<u8> = row.iter().copied().cycle().take(row_bytes * step.min(rows.len())).collect();
+    for first in rows.clone().step_by(step) {
+        sink(first, block.get(..row_bytes * step.min(rows.end - first)).unwrap_or_default());
+    }
 }
 
 /// Copies the values of a column that is wanted.
@@ -639,8 +653,11 @@ impl Table for ArrayTable {
         let mut tasks = self.tasks(&rows, columns, check, out);
         let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
         let mut rest = tasks.as_mut_slice();
+        // Where there is little to read, runs are short, so that all threads have some.
+        let stored: u64 = rest.iter().filter_map(|task| task.chunk).map(|chunk| u64::from(chunk.bytes)).sum();
+        let most = (stored / RUNS).min(RUN);
         while !rest.is_empty() {
-            let (run, after) = rest.split_at_mut(run_length(rest));
+            let (run, after) = rest.split_at_mut(run_length(rest, most));
             runs.push(run);
             rest = after;
         }
@@ -674,15 +691,19 @@ impl Table for ArrayTable {
         let Some(index) = &self.index else { return self.bisect(range) };
         let mut notes = Problems::default();
         let found = index.find(range, self.rows(), &|row| self.time_at(row), &mut notes)?;
-        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_empty() {
-            *known = notes;
-        }
-        drop(known);
+        self.note(notes);
         match found {
             Some(found) => Ok(Some(found)),
             None => self.bisect(range),
         }
+    }
+
+    fn check_times(&self, rows: Range<u64>, times: &[i64]) {
+        let mut notes = Problems::default();
+        if let Some(index) = &self.index {
+            index.check(rows, times, &mut notes);
+        }
+        self.note(notes);
     }
 
     fn notes(&self) -> Problems {
@@ -755,15 +776,15 @@ pub(crate) fn sampled_one(number: Number) -> i64 {
     if number.is_float() { 1_000_000 } else { 1 }
 }
 
-/// Number of tasks from the front whose chunks are read at once.
-fn run_length(tasks: &[Task<'_>]) -> usize {
+/// Number of tasks from the front whose chunks are read at once, about `most` bytes.
+fn run_length(tasks: &[Task<'_>], most: u64) -> usize {
     let mut places = tasks.iter().map(|task| task.chunk.unwrap_or(Chunk::ABSENT));
     let Some(first) = places.next() else { return 0 };
     let (start, mut end) = (first.address, first.address.saturating_add(first.bytes.into()));
     let more = places.take_while(|chunk| {
         let near = chunk.address <= end.saturating_add(GAP);
         end = end.max(chunk.address.saturating_add(chunk.bytes.into()));
-        near && end - start <= RUN
+        near && end - start <= most
     });
     1 + more.count()
 }

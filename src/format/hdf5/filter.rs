@@ -212,6 +212,45 @@ impl Length {
     }
 }
 
+/// How many bytes a byte can become at most, by filter: what the coding itself allows.
+fn expansion(filter: &Filter) -> usize {
+    const LZ4_MOST: usize = 255;
+    // A block of 128 KiB in four bytes.
+    const ZSTD_MOST: usize = 32 << 10;
+    match filter.id {
+        SHUFFLE | FLETCHER32 => 1,
+        DEFLATE => 1032,
+        // 264 bytes in three.
+        LZF => 88,
+        LZ4 => LZ4_MOST,
+        BITSHUFFLE => match bitshuffle::codec(filter.value(4)) {
+            bitshuffle::Codec::None => 1,
+            bitshuffle::Codec::Lz4 => LZ4_MOST,
+            bitshuffle::Codec::Zstd | bitshuffle::Codec::Unknown(_) => ZSTD_MOST,
+        },
+        // Six records for a mask of two bytes.
+        ECF => 3 * ecf::RECORD,
+        _ => ZSTD_MOST,
+    }
+}
+
+/// How many bytes a byte of a stored chunk can become at most.
+pub(crate) fn most_expansion(filters: &[Filter]) -> u64 {
+    filters.iter().fold(1, |product: u64, filter| product.saturating_mul(expansion(filter) as u64))
+}
+
+/// Refuses to make room for more than `input` can hold: the length of a chunk is only what the file claims.
+fn check_room(filter: &Filter, input: &[u8], bytes: usize) -> Result<(), FilterError> {
+    let told = if filter.id == ZSTD { zstd_safe::get_frame_content_size(input).ok().flatten() } else { None };
+    // What is not proportional to the input: headers, and the least that a coding makes.
+    let most = input.len().saturating_mul(expansion(filter)).saturating_add(64 << 10);
+    let most = told.and_then(|told| usize::try_from(told).ok()).map_or(most, |told| told.min(most));
+    if bytes > most {
+        return Err(FilterError::corrupt(filter.id, format!("{bytes} bytes decoded"), format!("room for {most} at most")));
+    }
+    Ok(())
+}
+
 impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -317,12 +356,23 @@ impl Decoder {
                 len = length.check(FLETCHER32, checked(input)?.len())?;
                 continue;
             }
-            grow(back, length.most());
-            len = step(filter, input, *length, chunk.element, &mut back[..length.most()], codecs, block)?;
+            let most = match length {
+                Length::Exactly(bytes) => {
+                    check_room(filter, input, *bytes)?;
+                    *bytes
+                }
+                Length::UpTo(bytes) => (*bytes).min(input.len().saturating_mul(expansion(filter)).saturating_add(64 << 10)),
+            };
+            grow(back, most);
+            len = step(filter, input, *length, chunk.element, &mut back[..most], codecs, block)?;
             std::mem::swap(front, back);
             decoded = true;
         }
         let input = if decoded { &front[..len] } else { &chunk.raw[..len] };
+        // Chunks of ECF may be shorter than they claim; sums take nothing.
+        if first.id != ECF {
+            check_room(first, input, chunk.size)?;
+        }
         match first.id {
             BLOSC => {
                 let wanted = wanted.start..wanted.end.min(chunk.size);
@@ -545,7 +595,8 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOSC, Chunk, DEFLATE, Decoder, ECF, Encoder, FLETCHER32, Filter, FilterError, FilterErrorKind, SHUFFLE, ZSTD, fletcher32,
+        BITSHUFFLE, BLOSC, Chunk, DEFLATE, Decoder, ECF, Encoder, FLETCHER32, Filter, FilterError, FilterErrorKind, LZ4, LZF, SHUFFLE,
+        ZSTD, fletcher32,
     };
     use crate::error::{Error, ErrorKind};
     use proptest::prelude::*;
@@ -624,6 +675,21 @@ mod tests {
         }
         let error = decode(&[filter(ECF, &[])], Chunk { raw: &raw, mask: 0, size: 4096, element: 8 }).unwrap_err();
         assert!(error.to_string().contains("elements of 16 bytes"));
+    }
+
+    #[test]
+    fn no_room_is_made_for_what_a_chunk_cannot_hold() {
+        let raw = [7; 300];
+        for (id, values) in [(DEFLATE, &[][..]), (LZF, &[]), (SHUFFLE, &[4]), (LZ4, &[]), (BITSHUFFLE, &[0, 4, 4, 0, 2]), (ZSTD, &[])] {
+            for later in [vec![], vec![filter(FLETCHER32, &[])], vec![filter(DEFLATE, &[])]] {
+                let filters = [vec![filter(id, values)], later].concat();
+                let mut decoder = Decoder::default();
+                let chunk = Chunk { raw: &raw, mask: 0, size: 1 << 31, element: 4 };
+                let error = decoder.decode(&filters, chunk, 0..1 << 31, &mut |_, _| panic!("decoded")).unwrap_err();
+                assert_eq!(error.kind, FilterErrorKind::Corrupt, "{error}");
+                assert!(decoder.bytes() < 1 << 20, "{} bytes for filter {id}", decoder.bytes());
+            }
+        }
     }
 
     #[test]

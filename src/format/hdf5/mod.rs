@@ -40,8 +40,11 @@ use meta::{Dataset, Dtype, Kind, Metadata, Value};
 const LISTED: usize = 24;
 /// Rows looked at to tell the order of a table's columns.
 const SAMPLE: u64 = 4096;
-/// A data set claims more rows than this only if it stores a fair part of them.
-const SPARSE: u64 = 1 << 24;
+/// Rows that were never written and may all the same lie between others: this many, and this many times those stored.
+const HOLES: u64 = 1 << 20;
+const HOLES_TIMES: u64 = 16;
+/// Longest row, in bytes, of records or a table; events have a few numbers.
+const LONGEST_ROW: usize = 64 << 10;
 
 /// Where the HDF5 signature may stand: at the start, or after a user block.
 pub(crate) fn has_signature(head: &[u8]) -> bool {
@@ -72,7 +75,9 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
             streams.push(Stream::new("triggers", StreamKind::Triggers, path, meta.dataset(path).ok().map(|dataset| dataset.elements())));
         }
     }
-    streams.extend(others(meta, &cameras));
+    let others = others(meta, &cameras);
+    metadata.extend(others.iter().map(|stream| (format!("{} /{}", stream.kind.name(), stream.name), stream.detail.clone())));
+    streams.extend(others);
 
     let chosen = match &options.stream {
         Some(name) => Some(cameras.iter().find(|camera| camera.name == *name).ok_or_else(|| unknown_stream(name, &cameras))?),
@@ -285,7 +290,11 @@ fn parts(dataset: &Dataset, wanted: &[Wanted], notes: &mut Problems) -> Result<V
         cell: wanted.cell,
         offset: wanted.offset - usize::try_from(first).unwrap_or(0) * element,
     };
-    let row_bytes = usize::try_from(width).ok().and_then(|width| width.checked_mul(element)).ok_or_else(|| bad_shape(dataset))?;
+    let row_bytes_of = |width: u64| {
+        let bytes = usize::try_from(width).ok().and_then(|width| width.checked_mul(element));
+        bytes.filter(|bytes| (1..=LONGEST_ROW).contains(bytes)).ok_or_else(|| bad_shape(dataset))
+    };
+    let row_bytes = row_bytes_of(width)?;
     let whole = |storage: Storage, rows: u64| {
         let fields = wanted.iter().map(|wanted| field(wanted, 0)).collect();
         vec![Part { name: dataset.path.clone(), rows, row_bytes, element, fields, storage }]
@@ -315,18 +324,24 @@ fn parts(dataset: &Dataset, wanted: &[Wanted], notes: &mut Problems) -> Result<V
     }
     let chunk_width: u64 = chunks.shape.iter().skip(axis + 1).product::<u64>().max(1);
     let across: u64 = chunks.grid.iter().skip(axis + 1).product::<u64>().max(1);
-    let present = chunks.list.len() as u64;
+    let row_bytes = row_bytes_of(chunk_width)?;
+    let (present, beyond) = (chunks.list.len() as u64, chunks.beyond);
     let stored = chunks.list.last().map_or(0, |chunk| (chunk.index / across + 1).saturating_mul(chunk_rows));
-    let stored = if chunks.beyond > 0 { rows } else { stored.min(rows) };
-    if stored > SPARSE && (present + chunks.beyond).saturating_mul(chunk_rows).saturating_mul(1024) < stored {
+    let stored = if beyond > 0 { rows } else { stored.min(rows) };
+    // Rows that the chunks can hold, those lost beyond the end of the file taken to be like the others.
+    let bytes: u64 = chunks.list.iter().map(|chunk| u64::from(chunk.bytes)).sum();
+    let decoded = bytes.saturating_mul(filter::most_expansion(&dataset.filters)) / row_bytes as u64;
+    let decoded = u128::from(decoded) * u128::from(present + beyond) / u128::from(present.max(1));
+    let room = (present + beyond).saturating_mul(chunk_rows).min(u64::try_from(decoded).unwrap_or(u64::MAX));
+    if stored > room.saturating_mul(HOLES_TIMES).saturating_add(HOLES) {
         return Err(Error::format(format!("data set `{}` claims more rows than the file can hold", dataset.path))
             .expecting(format!("chunks for {rows} rows"))
-            .but_found(format!("{present} chunks of {chunk_rows} rows")));
+            .but_found(format!("{present} chunks of {bytes} bytes")));
     }
     let rows = stored_rows(dataset, rows, stored, notes);
-    let row_bytes = usize::try_from(chunk_width).ok().and_then(|width| width.checked_mul(element)).ok_or_else(|| bad_shape(dataset))?;
     let mut parts = Vec::new();
-    for across_at in 0..across {
+    let last = wanted.iter().map(|wanted| wanted.at / chunk_width).max().unwrap_or(0);
+    for across_at in 0..across.min(last + 1) {
         let first = across_at * chunk_width;
         let fields: Vec<_> =
             wanted.iter().filter(|wanted| (first..first + chunk_width).contains(&wanted.at)).map(|wanted| field(wanted, first)).collect();

@@ -45,8 +45,8 @@ pub(crate) fn sink(path: &Path, partial: Partial, options: &WriteOptions, date: 
     Ok(match options.layout.unwrap_or_else(|| layout_of(path)) {
         Hdf5Layout::Dsec => {
             let compression = options.compression.unwrap_or(Compression::Zstd);
-            Box::new(dsec::Writer::new(partial, options.geometry, compression, options.threads)?)
+            Box::new(dsec::Writer::new(partial, options.geometry, compression)?)
         }
-        Hdf5Layout::Prophesee => Box::new(prophesee::Writer::new(partial, options.geometry, date, options.threads)?),
+        Hdf5Layout::Prophesee => Box::new(prophesee::Writer::new(partial, options.geometry, date)?),
     })
 }

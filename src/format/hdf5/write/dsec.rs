@@ -54,12 +54,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(partial: Partial, geometry: Geometry, compression: Compression, threads: Option<usize>) -> Result<Self> {
+    pub(super) fn new(partial: Partial, geometry: Geometry, compression: Compression) -> Result<Self> {
         Ok(Self {
             file: File::new(partial)?,
             geometry,
             compression,
-            pipeline: Pipeline::new(threads)?,
+            pipeline: Pipeline::default(),
             stage: Stage::default(),
             datasets: [ROWS, ROWS, ROWS, ROWS, ENTRIES].map(Chunks::new),
             rows: 0,

@@ -1,6 +1,6 @@
 //! Chunks on their way into the file: encoded in parallel, written in order by whichever thread comes first.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -8,10 +8,9 @@ use super::file::{Chunks, File};
 use crate::columns::Rows;
 use crate::error::Result;
 use crate::format::hdf5::filter::{Decoder, Encoder};
-use crate::scan::pool;
 
 /// Rows that are encoded together: several chunks of every layout, so that all threads have some.
-pub(super) const GROUP: usize = 1 << 18;
+pub(super) const GROUP: usize = 1 << 19;
 
 /// What a thread encodes with.
 #[derive(Default)]
@@ -23,8 +22,8 @@ pub(super) struct Worker {
 }
 
 /// Encoded chunks of several data sets.
+#[derive(Default)]
 pub(super) struct Pipeline {
-    pool: Arc<rayon::ThreadPool>,
     workers: Mutex<Vec<Worker>>,
     /// Data set and bytes of chunks that are encoded but not written.
     done: Vec<(usize, Vec<u8>)>,
@@ -32,10 +31,6 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(threads: Option<usize>) -> Result<Self> {
-        Ok(Self { pool: pool(threads)?, workers: Mutex::default(), done: Vec::new(), spare: Vec::new() })
-    }
-
     /// Encodes a chunk of a data set from each job, while what was encoded before is written.
     pub(super) fn run<J: Send>(
         &mut self,
@@ -56,11 +51,9 @@ impl Pipeline {
             lock().push(worker);
             result.map(|()| (dataset, out))
         };
-        let (written, encoded) = self.pool.install(|| {
-            let write = || done.iter().try_for_each(|(dataset, bytes)| write(file, datasets, *dataset, bytes));
-            // One job at a time: they are few, and some take far longer than others.
-            rayon::join(write, || jobs.into_par_iter().with_max_len(1).map(encode).collect::<Result<Vec<_>>>())
-        });
+        let write = || done.iter().try_for_each(|(dataset, bytes)| write(file, datasets, *dataset, bytes));
+        // One job at a time: they are few, and some take far longer than others.
+        let (written, encoded) = rayon::join(write, || jobs.into_par_iter().with_max_len(1).map(encode).collect::<Result<Vec<_>>>());
         written?;
         self.done = encoded?;
         spare.extend(done.into_iter().map(|(_, bytes)| bytes));

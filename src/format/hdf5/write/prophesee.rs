@@ -120,7 +120,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(partial: Partial, geometry: Geometry, date: &str, threads: Option<usize>) -> Result<Self> {
+    pub(super) fn new(partial: Partial, geometry: Geometry, date: &str) -> Result<Self> {
         let (width, height) = (geometry.width(), geometry.height());
         let attributes = [
             ("camera_integrator_name", "evlib".to_owned()),
@@ -134,7 +134,7 @@ impl Writer {
         Ok(Self {
             file: File::new(partial)?,
             attributes: attributes.map(|(name, value)| Attribute::text(name, value)).into(),
-            pipeline: Pipeline::new(threads)?,
+            pipeline: Pipeline::default(),
             stage: Stage::default(),
             events: [Chunks::new(ROWS)],
             rows: 0,
