@@ -20,7 +20,7 @@ const HASHED: usize = 4096;
 /// Bytes of a segment in the file.
 const SEGMENT: usize = 64;
 
-const CODES: [ProblemCode; 7] = [
+const CODES: [ProblemCode; 8] = [
     ProblemCode::BeforeFirstTime,
     ProblemCode::TriggerBeforeFirstTime,
     ProblemCode::BeforeFirstRow,
@@ -28,6 +28,7 @@ const CODES: [ProblemCode; 7] = [
     ProblemCode::OutOfBounds,
     ProblemCode::LostSync,
     ProblemCode::Truncated,
+    ProblemCode::TimeReset,
 ];
 
 /// FNV-1a, 64 bits.

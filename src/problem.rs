@@ -49,6 +49,12 @@ pub enum ProblemCode {
     Rounded,
     /// The file's own time index does not fit its times and was ignored.
     IndexMismatch,
+    /// Packets that are damaged: left out.
+    DamagedPacket,
+    /// Events that the recording itself marks as invalid: left out.
+    MarkedInvalid,
+    /// Places where the clock was set back.
+    TimeReset,
     /// An index saved beside the recording did not fit it and was ignored.
     StaleIndex,
 }
@@ -70,6 +76,9 @@ impl ProblemCode {
             Self::LengthMismatch => "LENGTH_MISMATCH",
             Self::Rounded => "ROUNDED",
             Self::IndexMismatch => "INDEX_MISMATCH",
+            Self::DamagedPacket => "DAMAGED_PACKET",
+            Self::MarkedInvalid => "MARKED_INVALID",
+            Self::TimeReset => "TIME_RESET",
             Self::StaleIndex => "STALE_INDEX",
         }
     }
@@ -78,12 +87,19 @@ impl ProblemCode {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds | Self::BadValue => "events",
+            Self::BeforeFirstTime
+            | Self::BeforeFirstRow
+            | Self::BeforeFirstBase
+            | Self::OutOfBounds
+            | Self::BadValue
+            | Self::MarkedInvalid => "events",
             Self::TriggerBeforeFirstTime => "triggers",
             Self::LostSync => "words",
             Self::Truncated => "tails",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::IndexMismatch => "indexes",
+            Self::DamagedPacket => "packets",
+            Self::TimeReset => "resets",
             Self::Rounded | Self::StaleIndex => "files",
         }
     }
@@ -92,7 +108,7 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex | Self::Rounded | Self::IndexMismatch => Severity::Note,
+            Self::StaleIndex | Self::Rounded | Self::IndexMismatch | Self::MarkedInvalid | Self::TimeReset => Severity::Note,
             _ => Severity::Loss,
         }
     }

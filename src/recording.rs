@@ -16,6 +16,7 @@ use crate::reader::BatchStream;
 use crate::scan::{BATCH_ROWS, pool};
 use crate::schema::{Geometry, TimeUnit};
 use crate::selection::Selection;
+use crate::side::SideStream;
 
 /// How to open a recording, where the file does not say all or should not be asked.
 ///
@@ -265,6 +266,15 @@ impl Recording {
     /// As [`Recording::read`].
     pub fn triggers(&self) -> Result<TriggerColumns> {
         self.opened.reader.triggers(&*self.pool.get()?)
+    }
+
+    /// A stream beside the events, by its name in [`Recording::streams`]: inertial measurements, frames, or triggers
+    /// of a stream of their own.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that no such stream has. Errors of reading come with the batches.
+    pub fn side_stream(&self, name: &str) -> Result<SideStream> {
+        Arc::clone(&self.opened.reader).side(name, self.pool.get()?)
     }
 
     /// Number of events. Costs the index pass, once.

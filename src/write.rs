@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
+use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::numpy_write::{NpySink, NpzSink};
 use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
 use crate::format::{Format, hdf5};
@@ -52,7 +53,7 @@ impl FromStr for Hdf5Layout {
     }
 }
 
-/// Compression of HDF5 files in the DSEC layout.
+/// Compression of HDF5 files in the DSEC layout, and of AEDAT 4.0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {
@@ -60,13 +61,15 @@ pub enum Compression {
     Zstd,
     /// Byte shuffle and deflate: slow, and read by every HDF5.
     Gzip,
+    /// AEDAT 4.0: LZ4 frames, which every reader of the format knows.
+    Lz4,
     /// None.
     None,
 }
 
 impl Compression {
     /// Every compression.
-    pub const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::None];
+    pub const ALL: [Self; 4] = [Self::Zstd, Self::Gzip, Self::Lz4, Self::None];
 
     /// Lower-case name, as accepted by [`Compression::from_str`].
     #[must_use]
@@ -74,6 +77,7 @@ impl Compression {
         match self {
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
             Self::None => "none",
         }
     }
@@ -84,7 +88,7 @@ impl FromStr for Compression {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|compression| compression.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip` or `none`").but_found(format!("`{name}`")))
+        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip`, `lz4` or `none`").but_found(format!("`{name}`")))
     }
 }
 
@@ -115,7 +119,8 @@ pub struct WriteOptions {
     pub overwrite: bool,
     /// HDF5: the layout; by default Prophesee's for files named `.hdf5`, that of DSEC for others.
     pub layout: Option<Hdf5Layout>,
-    /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`].
+    /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`]; AEDAT 4.0: [`Compression::Lz4`], which
+    /// is the default, or none.
     pub compression: Option<Compression>,
     /// Threads that compress HDF5; all processors by default.
     pub threads: Option<usize>,
@@ -142,7 +147,7 @@ impl WriteOptions {
         self
     }
 
-    /// Compresses HDF5 in the DSEC layout in this way.
+    /// Compresses HDF5 in the DSEC layout, or AEDAT 4.0, in this way.
     #[must_use]
     pub fn with_compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
@@ -188,8 +193,13 @@ impl Partial {
 
     /// Replaces the first bytes.
     pub(crate) fn write_over_start(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_over(0, bytes)
+    }
+
+    /// Replaces the bytes at `offset`.
+    pub(crate) fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
     }
 
     /// Gives the file its name.
@@ -263,7 +273,7 @@ impl Bytes {
 
 impl Sink for Bytes {
     fn times(&self, _: i64) -> Range<i64> {
-        0..self.encoder.end_of_time()
+        self.encoder.start_of_time()..self.encoder.end_of_time()
     }
 
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
@@ -278,7 +288,11 @@ impl Sink for Bytes {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
+        let patch = self.encoder.finish(&mut self.buffer);
         self.flush()?;
+        if let Some((offset, bytes)) = patch {
+            self.partial.write_over(offset, &bytes)?;
+        }
         Ok(self.partial)
     }
 }
@@ -312,8 +326,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Hdf5`], [`Format::Npy`] or
-    /// [`Format::Npz`]) of a sensor of size `geometry`.
+    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`], [`Format::Hdf5`],
+    /// [`Format::Npy`] or [`Format::Npz`]) of a sensor of size `geometry`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -332,21 +346,32 @@ impl EventWriter {
         let encoder: Option<Box<dyn Encoder>> = match options.format {
             Format::Evt3 => Some(Box::new(Evt3Encoder::new(geometry))),
             Format::Evt2 => Some(Box::new(Evt2Encoder::default())),
+            Format::Aedat4 => {
+                let compression = options.compression.unwrap_or(Compression::Lz4);
+                if !matches!(compression, Compression::Lz4 | Compression::None) {
+                    return Err(Error::invalid("`aedat4` is not written with this compression")
+                        .expecting("`lz4` or `none`")
+                        .but_found(format!("`{}`", compression.name())));
+                }
+                Some(Box::new(Aedat4Encoder::new(geometry, compression)))
+            }
             Format::Hdf5 | Format::Npy | Format::Npz => None,
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2`, `hdf5`, `npy` or `npz`")
+                    .expecting("`evt3`, `evt2`, `aedat4`, `hdf5`, `npy` or `npz`")
                     .but_found(format!("`{other}`")));
             }
         };
-        if encoder.is_some() {
+        let aedat = options.format == Format::Aedat4;
+        if encoder.is_some() && !aedat {
             check_geometry(geometry)?;
         }
         if options.format == Format::Hdf5 {
             hdf5::write::check(path, options)?;
         } else {
             let named = options.layout.map(|layout| ("layout", layout.name()));
-            if let Some((what, name)) = named.or(options.compression.map(|compression| ("compression", compression.name()))) {
+            let compression = options.compression.filter(|_| !aedat).map(|compression| ("compression", compression.name()));
+            if let Some((what, name)) = named.or(compression) {
                 return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
                     .expecting("the format `hdf5`")
                     .but_found(format!("{what} `{name}`")));

@@ -12,7 +12,17 @@ from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__all__ = ["Batch", "Batches", "Recording", "Writer", "__version__", "identify", "open", "read_array"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Recording",
+    "SideStream",
+    "Writer",
+    "__version__",
+    "identify",
+    "open",
+    "read_array",
+]
 
 __version__: str
 """Version of the crate, which is the package's."""
@@ -106,6 +116,9 @@ class Recording:
     def triggers(self) -> Batch:
         """Read the external triggers: `id`, `polarity`, `timestamp`."""
 
+    def side(self, name: str) -> SideStream:
+        """Read a stream beside the events, by its name or, where there is one of that kind, `imu` or `frames`."""
+
     def read(self, selection: Selection) -> Batch:
         """Read the selected events, decoded in parallel into one set of columns."""
 
@@ -123,6 +136,20 @@ class Recording:
         """
 
 @final
+class SideStream:
+    """Iterator over a stream beside the events, in file order, with memory of a few batches."""
+
+    @property
+    def kind(self) -> str:
+        """`imu`, `frames` or `triggers`."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Decode the next batch."""
+
+@final
 class Writer:
     """A recording being written; the file gets its name when it is finished."""
 
@@ -137,9 +164,10 @@ class Writer:
     ) -> Self:
         """Start a file of `format` for a sensor of width and height `geometry`.
 
-        Formats are `evt3`, `evt2`, `hdf5`, `npy` and `npz`.
+        Formats are `evt3`, `evt2`, `aedat4`, `hdf5`, `npy` and `npz`.
 
-        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`.
+        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`;
+        AEDAT4 has compression `lz4` or `none`.
         """
 
     def write(self, data: _ArrowStream) -> None:

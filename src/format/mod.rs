@@ -11,6 +11,7 @@ use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
 
+pub(crate) mod aedat;
 pub(crate) mod array;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
@@ -40,11 +41,32 @@ pub enum Format {
     Npy,
     /// A zip archive of arrays of NumPy.
     Npz,
+    /// AEDAT 1.0, of jAER.
+    Aedat1,
+    /// AEDAT 2.0, of jAER.
+    Aedat2,
+    /// AEDAT 3.0 and 3.1, of cAER.
+    Aedat3,
+    /// AEDAT 4.0, of DV.
+    Aedat4,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
+    pub const ALL: [Self; 12] = [
+        Self::Evt2,
+        Self::Evt21,
+        Self::Evt3,
+        Self::Evt4,
+        Self::Dat,
+        Self::Hdf5,
+        Self::Npy,
+        Self::Npz,
+        Self::Aedat1,
+        Self::Aedat2,
+        Self::Aedat3,
+        Self::Aedat4,
+    ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -58,6 +80,10 @@ impl Format {
             Self::Hdf5 => "hdf5",
             Self::Npy => "npy",
             Self::Npz => "npz",
+            Self::Aedat1 => "aedat1",
+            Self::Aedat2 => "aedat2",
+            Self::Aedat3 => "aedat3",
+            Self::Aedat4 => "aedat4",
         }
     }
 }
@@ -78,6 +104,10 @@ impl FromStr for Format {
             "evt20" => "evt2",
             "evt30" => "evt3",
             "evt40" => "evt4",
+            "aedat10" => "aedat1",
+            "aedat20" => "aedat2",
+            "aedat30" | "aedat31" => "aedat3",
+            "aedat40" => "aedat4",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -139,26 +169,29 @@ enum Family {
     Hdf5,
     Npy,
     Npz,
+    Aedat,
 }
 
 impl Family {
     /// The family that the caller's format or the first bytes name.
-    fn of(head: &[u8], wanted: Option<Format>) -> Self {
+    fn of(head: &[u8], source: &Source, wanted: Option<Format>) -> Self {
         match wanted {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
+            Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
-            None => Self::seen(head),
+            None => Self::seen(head, source),
         }
     }
 
     /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
-    fn seen(head: &[u8]) -> Self {
+    fn seen(head: &[u8], source: &Source) -> Self {
         match head {
             head if numpy::is_npy(head) => Self::Npy,
             head if numpy::is_zip(head) => Self::Npz,
             head if hdf5::has_signature(head) => Self::Hdf5,
+            head if aedat::names(head, source) => Self::Aedat,
             _ => Self::Prophesee,
         }
     }
@@ -167,11 +200,12 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, options.format) {
+    match Family::of(&head, &source, options.format) {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
         Family::Npy => numpy::open_npy(source, options),
         Family::Npz => numpy::open_npz(source, options),
+        Family::Aedat => aedat::open(source, &head, options),
     }
 }
 
@@ -210,7 +244,6 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
 /// What unknown content looks like, from its first bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
     const MAGICS: &[(&[u8], &str)] = &[
-        (b"#!AER-DAT", "an AEDAT file"),
         (b"Event Stream", "an Event Stream file"),
         (b"#ROSBAG", "a ROS 1 bag"),
         (b"\x89MCAP", "an MCAP file"),

@@ -139,6 +139,11 @@ impl PyRecording {
         errors::run(py, || self.0.triggers()).map(|triggers| Batch::new(triggers.into_record_batch()))
     }
 
+    fn side(&self, py: Python<'_>, name: &str) -> PyResult<PySideStream> {
+        let stream = errors::run(py, || self.0.side_stream(name).map_err(|error| error.with_path(self.0.path())))?;
+        Ok(PySideStream(stream.kind(), Mutex::new(stream)))
+    }
+
     fn read(&self, py: Python<'_>, selection: PySelection) -> PyResult<Batch> {
         errors::run(py, || self.0.read(&selection.into_selection()?)).map(|events| Batch::new(events.to_record_batch()))
     }
@@ -179,6 +184,27 @@ impl PyBatches {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let next = errors::run(py, || self.0.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
         Ok(next.map(|events| Batch::new(events.to_record_batch())))
+    }
+}
+
+/// An iterator of [`Batch`] over a stream beside the events.
+#[pyclass(name = "SideStream", module = "evlib._evlib", frozen)]
+struct PySideStream(crate::StreamKind, Mutex<crate::SideStream>);
+
+#[pymethods]
+impl PySideStream {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        let next = errors::run(py, || self.1.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
+        Ok(next.map(Batch::new))
     }
 }
 
@@ -277,7 +303,7 @@ fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(B
 #[pymodule(gil_used = false)]
 mod _evlib {
     #[pymodule_export]
-    use super::{Batch, PyBatches, PyRecording, PyWriter, identify, open, read_array};
+    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open, read_array};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives it")]

@@ -29,6 +29,11 @@ fn layout_of(path: &Path) -> Hdf5Layout {
 /// Refuses what no HDF5 file can be.
 pub(crate) fn check(path: &Path, options: &WriteOptions) -> Result<()> {
     if options.layout.unwrap_or_else(|| layout_of(path)) == Hdf5Layout::Dsec {
+        if options.compression == Some(Compression::Lz4) {
+            return Err(Error::invalid("HDF5 is not written with this compression")
+                .expecting("`zstd`, `gzip` or `none`")
+                .but_found("`lz4`"));
+        }
         return Ok(());
     }
     if let Some(compression) = options.compression {

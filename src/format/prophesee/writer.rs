@@ -16,11 +16,21 @@ pub(crate) trait Encoder: Send {
     /// The file header.
     fn header(&self, geometry: Geometry, date: &str) -> Vec<u8>;
 
-    /// First time that cannot be encoded.
+    /// First time that can be encoded.
+    fn start_of_time(&self) -> i64 {
+        0
+    }
+
+    /// First time after it that cannot be encoded.
     fn end_of_time(&self) -> i64;
 
     /// Appends the events; their values have been checked.
     fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>);
+
+    /// Appends what stands after the events. Returns bytes that replace those at a place of the file, if any do.
+    fn finish(&mut self, _out: &mut Vec<u8>) -> Option<(u64, Vec<u8>)> {
+        None
+    }
 }
 
 fn header(geometry: Geometry, date: &str, version: &str, name: &str) -> Vec<u8> {
