@@ -20,7 +20,7 @@ const HASHED: usize = 4096;
 /// Bytes of a segment in the file.
 const SEGMENT: usize = 64;
 
-const CODES: [ProblemCode; 8] = [
+const CODES: [ProblemCode; 10] = [
     ProblemCode::BeforeFirstTime,
     ProblemCode::TriggerBeforeFirstTime,
     ProblemCode::BeforeFirstRow,
@@ -29,6 +29,8 @@ const CODES: [ProblemCode; 8] = [
     ProblemCode::LostSync,
     ProblemCode::Truncated,
     ProblemCode::TimeReset,
+    ProblemCode::BadLine,
+    ProblemCode::Rounded,
 ];
 
 /// FNV-1a, 64 bits.

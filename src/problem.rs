@@ -39,6 +39,8 @@ pub enum ProblemCode {
     LostSync,
     /// The file ends inside a word or record: the rest is left out.
     Truncated,
+    /// Lines of text that are no event: left out.
+    BadLine,
     /// Rows in a part of the file that is damaged or missing: left out.
     Unreadable,
     /// Events whose time or polarity is not a number or out of range: left out.
@@ -71,6 +73,7 @@ impl ProblemCode {
             Self::OutOfBounds => "OUT_OF_BOUNDS",
             Self::LostSync => "LOST_SYNC",
             Self::Truncated => "TRUNCATED",
+            Self::BadLine => "BAD_LINE",
             Self::Unreadable => "UNREADABLE",
             Self::BadValue => "BAD_VALUE",
             Self::LengthMismatch => "LENGTH_MISMATCH",
@@ -96,6 +99,7 @@ impl ProblemCode {
             Self::TriggerBeforeFirstTime => "triggers",
             Self::LostSync => "words",
             Self::Truncated => "tails",
+            Self::BadLine => "lines",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::IndexMismatch => "indexes",
             Self::DamagedPacket => "packets",
@@ -152,7 +156,8 @@ impl Problems {
             let last = self.entries.len() - 1;
             &mut self.entries[last]
         };
-        entry.count += count;
+        // A file has it or not, however many places show it.
+        entry.count = if code.unit() == "files" { 1 } else { entry.count + count };
         entry.bytes += bytes;
         entry.first_offset = entry.first_offset.min(offset);
         if entry.examples.len() < Self::EXAMPLES {

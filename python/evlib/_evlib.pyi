@@ -33,7 +33,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
 # Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -69,7 +69,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
 
     @property
     def confidence(self) -> str:
@@ -164,7 +164,7 @@ class Writer:
     ) -> Self:
         """Start a file of `format` for a sensor of width and height `geometry`.
 
-        Formats are `evt3`, `evt2`, `aedat4`, `hdf5`, `npy` and `npz`.
+        Formats are `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` and `text`.
 
         HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`;
         AEDAT4 has compression `lz4` or `none`.
@@ -189,7 +189,10 @@ def open(
     threads: int | None = None,
     content: _Content = ...,
 ) -> Recording:
-    """Open a recording; format and geometry are the file's unless given, threads all processors."""
+    """Open a recording; format, geometry and content are the file's unless given, threads all processors.
+
+    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text.
+    """
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""

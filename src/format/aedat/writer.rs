@@ -3,9 +3,8 @@
 //! Flatbuffers are laid out by hand, as the reference library lays them out: scalars of 8 bytes are aligned from the
 //! start of the length prefix.
 
-use crate::format::prophesee::writer::Encoder;
 use crate::schema::Geometry;
-use crate::write::Compression;
+use crate::write::{Compression, Encoder};
 
 use super::codec;
 

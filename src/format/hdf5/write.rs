@@ -10,7 +10,8 @@ mod tests;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::write::{Compression, Hdf5Layout, Partial, Sink, WriteOptions};
+use crate::format::prophesee::writer::RANGE;
+use crate::write::{Compression, Hdf5Layout, Partial, Sink, WriteOptions, check_geometry};
 
 /// Microseconds that events may span: 12 days. Both layouts have a table with an entry every millisecond or two,
 /// whether there are events or not; a single wrong time must not fill the disk.
@@ -42,7 +43,7 @@ pub(crate) fn check(path: &Path, options: &WriteOptions) -> Result<()> {
             .but_found(format!("`{}`", compression.name()))
             .hint("the DSEC layout can be compressed in several ways"));
     }
-    crate::format::prophesee::writer::check_geometry(options.geometry)
+    check_geometry(options.geometry, (RANGE, RANGE))
 }
 
 /// Starts a file.
