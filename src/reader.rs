@@ -61,8 +61,8 @@ impl<F: Segmented> SegmentReader<F> {
         Self { scan: Scan::new(source, format), stale: Mutex::new(None), looked: Once::new() }
     }
 
-    pub(crate) fn source(&self) -> &Source {
-        &self.scan.source
+    pub(crate) fn format(&self) -> &F {
+        &self.scan.format
     }
 
     /// Takes the index saved beside the file, if there is one that fits.
@@ -72,6 +72,12 @@ impl<F: Segmented> SegmentReader<F> {
             Ok(None) => {}
             Err(reason) => *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason),
         });
+    }
+}
+
+impl<F: Segmented> AsRef<Source> for SegmentReader<F> {
+    fn as_ref(&self) -> &Source {
+        &self.scan.source
     }
 }
 
@@ -123,6 +129,10 @@ impl<F: Segmented> Reader for SegmentReader<F> {
         let path = index::save(&self.scan.source, &self.scan.format, index)?;
         *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(path)
+    }
+
+    fn side(self: Arc<Self>, name: &str, _: Arc<ThreadPool>) -> Result<SideStream> {
+        F::side(self, name)
     }
 }
 

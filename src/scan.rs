@@ -13,8 +13,10 @@ use rayon::prelude::*;
 use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::Problems;
+use crate::reader::{SegmentReader, no_side_stream};
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
+use crate::side::SideStream;
 use crate::source::{Buffer, Source};
 
 /// Bytes read at a time for planning a whole file.
@@ -116,6 +118,14 @@ pub(crate) trait Segmented: Send + Sync + 'static {
 
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
+
+    /// The stream beside the events that has this name.
+    fn side(_reader: Arc<SegmentReader<Self>>, name: &str) -> Result<SideStream>
+    where
+        Self: Sized,
+    {
+        Err(no_side_stream(name, &[]))
+    }
 }
 
 /// How much a pass over the file finds out about its segments.

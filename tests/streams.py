@@ -15,31 +15,69 @@ def es_header(kind: int, width: int = 320, height: int = 240, version: tuple[int
 
 
 def es(kind: int, payload: bytes, width: int = 320, height: int = 240) -> tuple[list[Row], dict[str, int]]:
-    """Rows and problems of a DVS (1) or ATIS (2) payload."""
+    """Rows and problems of a DVS (1) or ATIS (2) payload.
+
+    At four records outside in a row, the next place with records inside is searched for within 1 MiB.
+    """
     rows: list[Row] = []
-    t = at = outside = 0
+    t = at = outside = lost = blind = 0
+    row: list[tuple[int, int, int]] = []
     while at < len(payload):
         head = payload[at]
-        if kind == 1 and head >= 0xFE:
-            t += 127 * (head & 1)
+        if (ahead := es_alone(kind, head)) is not None:
+            t += ahead
             at += 1
-        elif kind == 2 and head >= 0xFC:
-            t += 63 * (head & 3)
+            row = []
+            continue
+        record = payload[at : at + 5]
+        if len(record) < 5:
+            return rows, problems(OUT_OF_BOUNDS=outside, LOST_SYNC=lost, TRUNCATED=1)
+        x, y = int.from_bytes(record[1:3], "little"), int.from_bytes(record[3:5], "little")
+        inside = x < width and y < height
+        row = [] if inside else [*row, (at, t, outside)]
+        outside += not inside
+        t += head >> kind
+        on = head & 1 if kind == 1 else head >> 1 & 1
+        if inside and (kind == 1 or not head & 1):
+            rows.append((x, height - 1 - y, t, 1 if on else -1))
+        at += 5
+        if len(row) == 4:
+            start, *before = row[0]
+            row = []
+            if start < blind:
+                continue
+            places = range(start + 1, min(len(payload), start + 1 + 2**20))
+            place = next((at for at in places if es_place(kind, payload, at, width, height)), None)
+            if place is None:
+                blind = start + 2**20
+            else:
+                lost += -(-(place - start) // 5)
+                at, (t, outside) = place, before
+    return rows, problems(OUT_OF_BOUNDS=outside, LOST_SYNC=lost)
+
+
+def es_alone(kind: int, head: int) -> int | None:
+    """Microseconds of a head byte without a record."""
+    if kind == 1:
+        return 127 * (head & 1) if head >= 0xFE else None
+    return 63 * (head & 3) if head >= 0xFC else None
+
+
+def es_place(kind: int, payload: bytes, at: int, width: int, height: int) -> bool:
+    """Whether 16 records inside follow, or 4 or more and then the end."""
+    inside = 0
+    while inside < 16:
+        if at < len(payload) and es_alone(kind, payload[at]) is not None:
             at += 1
-        else:
-            record = payload[at : at + 5]
-            if len(record) < 5:
-                return rows, problems(OUT_OF_BOUNDS=outside, TRUNCATED=1)
-            x, y = int.from_bytes(record[1:3], "little"), int.from_bytes(record[3:5], "little")
-            t += head >> kind
-            on = head & 1 if kind == 1 else head >> 1 & 1
-            if kind == 1 or not head & 1:
-                if x < width and y < height:
-                    rows.append((x, height - 1 - y, t, 1 if on else -1))
-                else:
-                    outside += 1
-            at += 5
-    return rows, problems(OUT_OF_BOUNDS=outside)
+            continue
+        if at + 5 > len(payload):
+            return inside >= 4
+        x, y = int.from_bytes(payload[at + 1 : at + 3], "little"), int.from_bytes(payload[at + 3 : at + 5], "little")
+        if x >= width or y >= height:
+            return False
+        inside += 1
+        at += 5
+    return True
 
 
 def atis(data: bytes, width: int = 256, height: int = 240) -> tuple[list[Row], dict[str, int]]:

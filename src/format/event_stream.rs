@@ -16,8 +16,9 @@
 //! | ATIS | bits 7..2, 0 to 62 | bit 1: on; bit 0: exposure measurement, not an event | 0xFC | 0xFD, 0xFE, 0xFF: 63, 126, 189 us | x, y |
 //!
 //! The stream has no marks: where records start, and the time there, is known from the start of the file only. But a
-//! wrong guess soon gives pixels outside the sensor, so blocks are scanned in parallel from the likeliest place, and
-//! those few whose place turns out wrong are scanned again.
+//! wrong place soon gives pixels outside the sensor. So blocks are scanned in parallel from the likeliest place, and
+//! those few whose place turns out wrong are scanned again; and after a lost byte, [`LOST`] records outside in a row
+//! tell that the place is lost, and [`WITNESSES`] inside in a row that it is found again.
 //!
 //! <https://github.com/neuromorphic-paris/event_stream>
 
@@ -37,8 +38,13 @@ use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::scan::{Planner, Segment, Segmented, Span};
 use crate::schema::{Columns, Geometry, TimeRange};
 use crate::selection::Selection;
+use crate::side::SideStream;
 use crate::source::Source;
 use crate::write::Encoder;
+
+mod side;
+
+use side::{Others, Readable};
 
 const MAGIC: &[u8; 12] = b"Event Stream";
 /// Bytes of a record.
@@ -47,8 +53,14 @@ const RECORD: usize = 5;
 const BLOCK: usize = 16;
 /// Bytes of a segment.
 const SEGMENT: usize = 256 << 10;
-/// Records from which the place of the first is guessed.
-const WITNESSES: usize = 64;
+/// Records from which the place of the first one of a block is guessed.
+const SAMPLE: usize = 64;
+/// Records outside the sensor in a row, from the first of which the next place is searched for.
+const LOST: u32 = 4;
+/// Records inside the sensor in a row that make a place the right one; before the end of the file [`LOST`] will do.
+const WITNESSES: u32 = 16;
+/// Bytes in which a place is searched for; where there is none, as many are read as they stand.
+const REACH: usize = 1 << 20;
 
 /// What a file records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +87,9 @@ impl Content {
 struct Header {
     version: [u8; 3],
     content: Content,
+    /// Size of the sensor: the caller's, and what tells whether records stand at the right places.
     geometry: Option<Geometry>,
+    stated: Option<Geometry>,
     payload: u64,
 }
 
@@ -117,21 +131,22 @@ impl Header {
         };
         let version = [major, minor, patch];
         if matches!(content, Content::Generic | Content::Amd) {
-            return Ok(Self { version, content, geometry: wanted, payload: 16 });
+            return Ok(Self { version, content, geometry: wanted, stated: None, payload: 16 });
         }
         let &[w0, w1, h0, h1] = rest.first_chunk().ok_or_else(short)?;
         let (width, height) = (u16::from_le_bytes([w0, w1]), u16::from_le_bytes([h0, h1]));
-        let geometry = match wanted {
-            Some(geometry) => geometry,
-            None => Geometry::new(width.into(), height.into()).map_err(|_| {
-                Error::format("sensor size out of range")
+        let stated = match (Geometry::new(width.into(), height.into()), wanted) {
+            (Ok(stated), _) => stated,
+            (Err(_), Some(wanted)) => wanted,
+            (Err(_), None) => {
+                return Err(Error::format("sensor size out of range")
                     .expecting(format!("1 to {} pixels each way", Geometry::MAX))
                     .but_found(format!("{width}x{height}"))
                     .at(16)
-                    .hint("pass `geometry=(width, height)`")
-            })?,
+                    .hint("pass `geometry=(width, height)`"));
+            }
         };
-        Ok(Self { version, content, geometry: Some(geometry), payload: 20 })
+        Ok(Self { version, content, geometry: Some(wanted.unwrap_or(stated)), stated: Some(stated), payload: 20 })
     }
 }
 
@@ -149,15 +164,13 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
     let [major, minor, patch] = header.version;
     let metadata =
         vec![("version".to_owned(), format!("{major}.{minor}.{patch}")), ("type".to_owned(), content.name().to_ascii_lowercase())];
-    let other = |name: &str, detail: &str| Stream::new(name, StreamKind::Other, detail, None);
     let events = |detail| Stream::new("events", StreamKind::Events, detail, None);
-    let streams = match content {
+    let mut streams = match content {
         Content::Dvs => vec![events("DVS events")],
-        Content::Atis => vec![events("ATIS change detections"), other("exposures", "ATIS exposure measurements: time, pixel, threshold")],
-        Content::Colour => vec![other("colours", "colour events: time, pixel, red, green, blue")],
-        Content::Amd => vec![other("displays", "events of an asynchronous display: time, x, y, s")],
-        Content::Generic => vec![other("messages", "generic events: time, bytes")],
+        Content::Atis => vec![events("ATIS change detections")],
+        _ => Vec::new(),
     };
+    streams.extend(Others::of(content).map(|others| Stream::new(others.name(), StreamKind::Other, others.detail(), None)));
     if let Some(wanted) = &options.stream
         && wanted != "events"
     {
@@ -167,10 +180,14 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
             .but_found(format!("`{wanted}`"))
             .hint(format!("the file has {}", names.join(", "))));
     }
-    let reader: Arc<dyn Reader> = match (content, header.geometry) {
-        (Content::Dvs, Some(geometry)) => Arc::new(SegmentReader::new(source, EventStream::<Dvs>::new(geometry, header.payload))),
-        (Content::Atis, Some(geometry)) => Arc::new(SegmentReader::new(source, EventStream::<Atis>::new(geometry, header.payload))),
-        _ => Arc::new(NoEvents { content, path: source.path().to_path_buf() }),
+    let reader: Arc<dyn Reader> = match (content, header.geometry, header.stated) {
+        (Content::Dvs, Some(geometry), Some(stated)) => {
+            Arc::new(SegmentReader::new(source, EventStream::<Dvs>::new(geometry, stated, header.payload)))
+        }
+        (Content::Atis, Some(geometry), Some(stated)) => {
+            Arc::new(SegmentReader::new(source, EventStream::<Atis>::new(geometry, stated, header.payload)))
+        }
+        (content, geometry, _) => Arc::new(NoEvents { content, geometry, payload: header.payload, source: Arc::new(source) }),
     };
     Ok(Opened { identity, geometry: header.geometry, metadata, streams, reader })
 }
@@ -178,16 +195,20 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
 /// The reader of a file without events.
 struct NoEvents {
     content: Content,
-    path: PathBuf,
+    geometry: Option<Geometry>,
+    payload: u64,
+    source: Arc<Readable>,
 }
 
 impl NoEvents {
     fn refuse<T>(&self) -> Result<T> {
+        let name = Others::of(self.content).map_or("", Others::name);
         Err(Error::new(ErrorKind::Unsupported, "the recording has no brightness changes")
             .expecting("an Event Stream of type 1 (DVS) or 2 (ATIS)")
             .but_found(format!("type {} ({})", self.content as u8, self.content.name()))
             .at(15)
-            .with_path(&self.path))
+            .hint(format!("`load_stream(\"{name}\")` gives what it has"))
+            .with_path((*self.source).as_ref().path()))
     }
 }
 
@@ -219,7 +240,7 @@ impl Reader for NoEvents {
     }
 
     fn problems(&self, _: &ThreadPool) -> Result<Problems> {
-        self.refuse()
+        side::problems(self.content, self.geometry, self.payload, Arc::clone(&self.source))
     }
 
     fn is_indexed(&self) -> bool {
@@ -229,11 +250,15 @@ impl Reader for NoEvents {
     fn save_index(&self, _: &ThreadPool) -> Result<PathBuf> {
         self.refuse()
     }
+
+    fn side(self: Arc<Self>, name: &str, _: Arc<ThreadPool>) -> Result<SideStream> {
+        side::open(self.content, self.geometry, self.payload, Arc::clone(&self.source), name)
+    }
 }
 
 /// What a head byte means.
 trait Kind: Copy + Send + Sync + 'static {
-    const NAME: &'static str;
+    const CONTENT: Content;
     /// Head bytes from this on stand alone.
     const ALONE: u8;
     /// Lowest bit of the time.
@@ -250,7 +275,7 @@ trait Kind: Copy + Send + Sync + 'static {
 struct Dvs;
 
 impl Kind for Dvs {
-    const NAME: &'static str = "dvs";
+    const CONTENT: Content = Content::Dvs;
     const ALONE: u8 = 0xFE;
     const SHIFT: u32 = 1;
 
@@ -272,7 +297,7 @@ impl Kind for Dvs {
 struct Atis;
 
 impl Kind for Atis {
-    const NAME: &'static str = "atis";
+    const CONTENT: Content = Content::Atis;
     const ALONE: u8 = 0xFC;
     const SHIFT: u32 = 2;
 
@@ -348,24 +373,21 @@ impl Run {
 #[derive(Debug, Clone, Copy)]
 struct EventStream<K> {
     geometry: Geometry,
+    /// Size of the sensor by which it is told whether records stand at the right places.
+    stated: Geometry,
     payload: u64,
     kind: PhantomData<K>,
 }
 
 impl<K: Kind> EventStream<K> {
-    fn new(geometry: Geometry, payload: u64) -> Self {
-        Self { geometry, payload, kind: PhantomData }
+    fn new(geometry: Geometry, stated: Geometry, payload: u64) -> Self {
+        Self { geometry, stated, payload, kind: PhantomData }
     }
 
     /// The row that is stored as `y`: files count from the bottom.
     #[inline(always)]
     fn row(&self, y: u16) -> u16 {
         self.geometry.height() - 1 - y
-    }
-
-    #[inline(always)]
-    fn contains(&self, x: u16, y: u16) -> bool {
-        x < self.geometry.width() && y < self.geometry.height()
     }
 
     fn fill_columns<const COLS: u8>(&self, time: &mut i64, bytes: &[u8], out: &mut Slots<'_>) -> usize {
@@ -417,7 +439,7 @@ impl<K: Kind> EventStream<K> {
                         at += 1;
                     }
                     Step::Record { head, x, y } => {
-                        let given = K::is_event(head) && self.contains(x, y);
+                        let given = K::is_event(head) && contains(self.geometry, x, y);
                         if given && out.room() == 0 {
                             break 'blocks;
                         }
@@ -439,14 +461,14 @@ impl<K: Kind> EventStream<K> {
     fn guess(&self, bytes: &[u8], from: usize) -> usize {
         let outside = |start: usize| {
             let (mut at, mut records, mut outside) = (start, 0, 0);
-            while records < WITNESSES
+            while records < SAMPLE
                 && let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty())
             {
                 match step::<K>(rest) {
                     Step::Alone(_) => at += 1,
                     Step::Record { x, y, .. } => {
                         records += 1;
-                        outside += usize::from(!self.contains(x, y));
+                        outside += usize::from(!contains(self.stated, x, y));
                         at += RECORD;
                     }
                     Step::Partial => break,
@@ -458,107 +480,223 @@ impl<K: Kind> EventStream<K> {
     }
 }
 
-/// What a scan of a stretch found.
-#[derive(Debug, Clone, Copy, Default)]
-struct Passed {
-    /// Where it started and where the next one goes on.
-    start: usize,
-    end: usize,
-    /// Microseconds from its start to its end.
-    advance: i64,
-    /// Whether the bytes end inside a record.
-    partial: bool,
+/// Whether a pixel as stored is on a sensor of this size.
+#[inline(always)]
+fn contains(sensor: Geometry, x: u16, y: u16) -> bool {
+    x < sensor.width() && y < sensor.height()
 }
 
-/// Steps over everything that starts before `until`.
-fn pass<K: Kind>(bytes: &[u8], start: usize, until: usize) -> Passed {
-    let mut at = start;
-    let mut advance = 0;
-    while at < until {
-        let rest = bytes.get(at..).unwrap_or_default();
-        if at + RECORD * BLOCK <= until
-            && let Some(block) = rest.first_chunk::<{ RECORD * BLOCK }>()
-        {
-            let mut sum = 0;
-            let mut alone = 0_u32;
-            for i in 0..BLOCK {
-                let head = block[RECORD * i];
-                alone += u32::from(head >= K::ALONE);
-                sum += u32::from(head >> K::SHIFT);
+/// What a scan has passed over.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passed {
+    at: usize,
+    /// Microseconds that went by, and records.
+    advance: i64,
+    records: u64,
+}
+
+/// Why a scan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Everything that starts before the end of its stretch is passed over.
+    Whole,
+    /// What follows is a part of a record, at the end of the bytes.
+    Partial,
+    /// The last records, fewer than [`LOST`], are outside the sensor and are not passed over.
+    Doubtful,
+    /// As many records as make the place a lost one follow.
+    Lost,
+}
+
+/// A scan of a stretch from `start` on.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    start: usize,
+    passed: Passed,
+    end: End,
+}
+
+impl<K: Kind> EventStream<K> {
+    /// Steps over everything that starts before `until`, or up to where the place is lost; before `blind` it is not
+    /// told. The bytes are the last of the file, or not.
+    fn pass(&self, bytes: &[u8], start: usize, until: usize, blind: usize, last: bool) -> Stretch {
+        let (width, height) = (self.stated.width(), self.stated.height());
+        let mut passed = Passed { at: start, ..Passed::default() };
+        // Where the records outside that have just been passed over began, and how many they are.
+        let (mut before, mut outside) = (passed, 0);
+        while passed.at < until {
+            let at = passed.at;
+            if at + RECORD * BLOCK <= until
+                && let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<{ RECORD * BLOCK }>)
+            {
+                let (mut sum, mut other) = (0_u32, 0_u8);
+                for i in 0..BLOCK {
+                    let [head, x0, x1, y0, y1] =
+                        [0, 1, 2, 3, 4].map(|byte| block[RECORD * i + byte]);
+                    other |= u8::from(head >= K::ALONE);
+                    other |= u8::from(u16::from_le_bytes([x0, x1]) >= width);
+                    other |= u8::from(u16::from_le_bytes([y0, y1]) >= height);
+                    sum += u32::from(head >> K::SHIFT);
+                }
+                if other == 0 {
+                    passed = Passed { at: at + RECORD * BLOCK, advance: passed.advance + i64::from(sum), records: passed.records + BLOCK as u64 };
+                    outside = 0;
+                    continue;
+                }
+                // Silence is a row of the largest overflow.
+                if *block == [0xFF; RECORD * BLOCK] {
+                    passed.advance += (RECORD * BLOCK) as i64 * K::overflow(0xFF);
+                    passed.at += RECORD * BLOCK;
+                    outside = 0;
+                    continue;
+                }
             }
-            if alone == 0 {
-                advance += i64::from(sum);
-                at += RECORD * BLOCK;
-                continue;
-            }
-            // Silence is a row of the largest overflow.
-            if *block == [0xFF; RECORD * BLOCK] {
-                advance += (RECORD * BLOCK) as i64 * K::overflow(0xFF);
-                at += RECORD * BLOCK;
-                continue;
+            // A few steps before the next look at a whole block.
+            for _ in 0..BLOCK {
+                if passed.at >= until {
+                    break;
+                }
+                match step::<K>(bytes.get(passed.at..).unwrap_or_default()) {
+                    Step::Alone(microseconds) => {
+                        passed.advance += microseconds;
+                        passed.at += 1;
+                        outside = 0;
+                    }
+                    Step::Record { head, x, y } => {
+                        if contains(self.stated, x, y) {
+                            outside = 0;
+                        } else {
+                            if outside == 0 {
+                                before = passed;
+                            }
+                            outside += 1;
+                            if outside == LOST {
+                                if before.at >= blind {
+                                    return Stretch { start, passed: before, end: End::Lost };
+                                }
+                                outside = 0;
+                            }
+                        }
+                        passed.advance += i64::from(head >> K::SHIFT);
+                        passed.at += RECORD;
+                        passed.records += 1;
+                    }
+                    Step::Partial if last || outside == 0 => return Stretch { start, passed, end: End::Partial },
+                    Step::Partial => return Stretch { start, passed: before, end: End::Doubtful },
+                }
             }
         }
-        // A few steps before the next look at a whole block.
-        for _ in 0..BLOCK {
-            if at >= until {
-                break;
-            }
-            match step::<K>(bytes.get(at..).unwrap_or_default()) {
-                Step::Alone(microseconds) => {
-                    advance += microseconds;
-                    at += 1;
-                }
-                Step::Record { head, .. } => {
-                    advance += i64::from(head >> K::SHIFT);
+        if outside > 0 && !(last && until == bytes.len()) {
+            return Stretch { start, passed: before, end: End::Doubtful };
+        }
+        Stretch { start, passed, end: End::Whole }
+    }
+
+    /// Whether records stand at `at`: `None` if more bytes have to be seen to know.
+    fn is_place(&self, bytes: &[u8], mut at: usize, last: bool) -> Option<bool> {
+        let mut inside = 0;
+        while inside < WITNESSES {
+            let rest = bytes.get(at..).unwrap_or_default();
+            match if rest.is_empty() { Step::Partial } else { step::<K>(rest) } {
+                Step::Alone(_) => at += 1,
+                Step::Record { x, y, .. } if contains(self.stated, x, y) => {
+                    inside += 1;
                     at += RECORD;
                 }
-                Step::Partial => return Passed { start, end: at, advance, partial: true },
+                Step::Record { .. } => return Some(false),
+                Step::Partial => return last.then_some(inside >= LOST),
             }
         }
+        Some(true)
     }
-    Passed { start, end: at, advance, partial: false }
+
+    /// The first place after `from` where records stand.
+    fn search(&self, bytes: &[u8], from: usize, last: bool) -> Search {
+        for place in from + 1..=from + REACH {
+            if place >= bytes.len() {
+                return if last { Search::Nowhere } else { Search::Unclear };
+            }
+            match self.is_place(bytes, place, last) {
+                Some(true) => return Search::At(place),
+                Some(false) => {}
+                None => return Search::Unclear,
+            }
+        }
+        Search::Nowhere
+    }
+}
+
+/// What a search for the place of a record found.
+enum Search {
+    At(usize),
+    Nowhere,
+    /// More bytes have to be seen.
+    Unclear,
 }
 
 struct Pass<K> {
     stream: EventStream<K>,
     time: i64,
+    /// File offset up to which records are read as they stand.
+    blind: u64,
 }
 
 impl<K: Kind> Planner for Pass<K> {
     type State = i64;
 
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<i64>>, problems: &mut Problems) -> usize {
+        let stream = self.stream;
         let blocks = bytes.len().div_ceil(SEGMENT);
-        let guessed: Vec<Passed> = (0..blocks)
+        let guessed: Vec<Stretch> = (0..blocks)
             .into_par_iter()
             .map(|block| {
                 let from = block * SEGMENT;
-                let start = if block == 0 { 0 } else { self.stream.guess(bytes, from) };
-                pass::<K>(bytes, start, bytes.len().min(from + SEGMENT))
+                let start = if block == 0 { 0 } else { stream.guess(bytes, from) };
+                stream.pass(bytes, start, bytes.len().min(from + SEGMENT), 0, last)
             })
             .collect();
+        let blind = |blind: u64| usize::try_from(blind.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut at = 0;
         for (block, guessed) in guessed.into_iter().enumerate() {
             let until = bytes.len().min((block + 1) * SEGMENT);
-            let passed = if guessed.start == at { guessed } else { pass::<K>(bytes, at, until) };
-            if passed.end > at {
-                plan.push(Segment {
-                    offset: offset + at as u64,
-                    len: (passed.end - at) as u64,
-                    state: self.time,
-                    events: 0,
-                    triggers: 0,
-                    first_us: self.time,
-                    last_us: self.time + passed.advance,
-                });
-            }
-            self.time += passed.advance;
-            at = passed.end;
-            if passed.partial && last {
-                let (lost, offset) = (bytes.len() - at, offset + at as u64);
-                problems.add(ProblemCode::Truncated, 1, lost as u64, offset, || {
-                    format!("{lost} bytes of a record of {RECORD} at byte {offset}")
-                });
+            while at < until {
+                let known = guessed.start == at && self.blind <= offset + at as u64;
+                let Stretch { passed, end, .. } = if known { guessed } else { stream.pass(bytes, at, until, blind(self.blind), last) };
+                if passed.at > at {
+                    plan.push(Segment {
+                        offset: offset + at as u64,
+                        len: (passed.at - at) as u64,
+                        state: self.time,
+                        events: passed.records,
+                        triggers: 0,
+                        first_us: self.time,
+                        last_us: self.time + passed.advance,
+                    });
+                }
+                self.time += passed.advance;
+                at = passed.at;
+                match end {
+                    End::Whole | End::Doubtful => break,
+                    End::Partial if last => {
+                        let (lost, offset) = (bytes.len() - at, offset + at as u64);
+                        problems.add(ProblemCode::Truncated, 1, lost as u64, offset, || {
+                            format!("{lost} bytes of a record of {RECORD} at byte {offset}")
+                        });
+                        return bytes.len();
+                    }
+                    End::Partial => return at,
+                    End::Lost => match stream.search(bytes, at, last) {
+                        Search::At(place) => {
+                            let (lost, offset) = (place - at, offset + at as u64);
+                            problems.add(ProblemCode::LostSync, lost.div_ceil(RECORD) as u64, lost as u64, offset, || {
+                                format!("{lost} bytes at byte {offset}: pixels outside {} in a row", stream.stated)
+                            });
+                            at = place;
+                        }
+                        Search::Nowhere => self.blind = offset + (at + REACH) as u64,
+                        Search::Unclear => return at,
+                    },
+                }
             }
         }
         at
@@ -574,7 +712,7 @@ impl<K: Kind> Segmented for EventStream<K> {
     }
 
     fn planner(&self, state: i64) -> Box<dyn Planner<State = i64>> {
-        Box::new(Pass { stream: *self, time: state })
+        Box::new(Pass { stream: *self, time: state, blind: 0 })
     }
 
     fn start(&self) -> i64 {
@@ -587,6 +725,7 @@ impl<K: Kind> Segmented for EventStream<K> {
 
     fn count(&self, segment: &mut Segment<i64>, bytes: &[u8], problems: &mut Problems) {
         let (width, height) = (self.geometry.width(), self.geometry.height());
+        segment.events = 0;
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if let Some(run) = Run::load::<K>(rest)
@@ -601,13 +740,11 @@ impl<K: Kind> Segmented for EventStream<K> {
                 match step::<K>(rest) {
                     Step::Alone(_) => at += 1,
                     Step::Record { head, x, y } => {
-                        if K::is_event(head) && self.contains(x, y) {
-                            segment.events += 1;
-                        } else if K::is_event(head) {
+                        if !contains(self.geometry, x, y) {
                             let offset = segment.offset + at as u64;
-                            problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || {
-                                format!("x {x}, stored y {y} outside {} at byte {offset}", self.geometry)
-                            });
+                            problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || outside(x, y, self.geometry, offset));
+                        } else if K::is_event(head) {
+                            segment.events += 1;
                         }
                         at += RECORD;
                     }
@@ -622,7 +759,7 @@ impl<K: Kind> Segmented for EventStream<K> {
     }
 
     fn key(&self) -> String {
-        format!("es {} {}", K::NAME, self.geometry)
+        format!("es {} {} {}", K::CONTENT.name(), self.geometry, self.stated)
     }
 
     fn pack(state: &i64) -> [u64; 2] {
@@ -639,6 +776,16 @@ impl<K: Kind> Segmented for EventStream<K> {
     }
 
     fn triggers(&self, _: &mut i64, _: &[u8], _: &mut TriggerColumns) {}
+
+    fn side(reader: Arc<SegmentReader<Self>>, name: &str) -> Result<SideStream> {
+        let Self { geometry, payload, .. } = *reader.format();
+        side::open(K::CONTENT, Some(geometry), payload, reader, name)
+    }
+}
+
+/// What is told of a pixel that is not on the sensor.
+fn outside(x: u16, y: u16, sensor: Geometry, offset: u64) -> String {
+    format!("x {x}, stored y {y} outside {sensor} at byte {offset}")
 }
 
 /// Writes DVS events.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Confidence, Format, Identity, Opened};
 use crate::error::{Error, ErrorKind, Result};
-use crate::reader::Reader;
+use crate::reader::{Reader, SegmentReader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::Geometry;
 use crate::source::Source;
@@ -22,7 +22,7 @@ pub(crate) mod writer;
 
 use header::{Header, Layout, sensor};
 use packets::{PacketReader, Side};
-use records::{RecordReader, Records};
+use records::Records;
 use v3::V3;
 use v4::{Described, Preamble, V4};
 
@@ -46,6 +46,7 @@ fn looks_like_version_1(head: &[u8]) -> bool {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result<Opened> {
     options.refuse_array_options()?;
+    options.refuse_text_options()?;
     let (format, confidence, reason) = if head.starts_with(v4::MAGIC) && options.format.is_none_or(|wanted| wanted == Format::Aedat4) {
         (Format::Aedat4, Confidence::Certain, "first line `#!AER-DAT4.0`".to_owned())
     } else {
@@ -102,20 +103,10 @@ fn open_records(source: Source, head: &[u8], options: &OpenOptions, mut identity
         streams.push(Stream::new("frames", StreamKind::Frames, "APS samples", None));
         streams.push(Stream::new("imu", StreamKind::Imu, "IMU samples", None));
     }
-    choose_only(options, "events")?;
+    options.refuse_streams()?;
     let records = Records::new(header.end, address, layout, sensor, header.imu_scales());
-    let reader: Arc<dyn Reader> = Arc::new(RecordReader::new(source, records));
+    let reader: Arc<dyn Reader> = Arc::new(SegmentReader::new(source, records));
     Ok(Opened { identity, geometry: Some(sensor), metadata: header.fields, streams, reader })
-}
-
-/// Refuses any stream but the only one of events.
-fn choose_only(options: &OpenOptions, name: &str) -> Result<()> {
-    match &options.stream {
-        Some(wanted) if wanted != name => {
-            Err(Error::invalid("no such stream of events").expecting(format!("`{name}`")).but_found(format!("`{wanted}`")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// How addresses are laid out, and the size of the sensor that they count from the far end of.
@@ -179,24 +170,17 @@ fn open_3(source: Source, options: &OpenOptions, mut identity: Identity) -> Resu
     }
     let old = header.version.as_deref() == Some("3.0");
     let sources = header.sources();
-    let named = |suffix: &str, index: usize, kind: &str| {
-        let _ = index;
-        if sources.len() > 1 { format!("{kind}_{suffix}") } else { kind.to_owned() }
-    };
-    let mut cameras: Vec<(i16, String)> = sources.clone();
-    if cameras.is_empty() {
-        cameras.push((0, String::new()));
-    }
+    let several = sources.len() > 1;
+    let cameras = if sources.is_empty() { vec![(0, String::new())] } else { sources };
     let mut streams = Vec::new();
     let mut sides = Vec::new();
     let mut candidates = Vec::new();
     for (index, (camera, name)) in cameras.iter().enumerate() {
-        let suffix = camera.to_string();
         let detail = if name.is_empty() { identity.format.name().to_owned() } else { format!("source {camera}: {name}") };
         let kinds =
             [("events", StreamKind::Events), ("triggers", StreamKind::Triggers), ("frames", StreamKind::Frames), ("imu", StreamKind::Imu)];
         for (word, kind) in kinds {
-            let stream = named(&suffix, index, word);
+            let stream = if several { format!("{word}_{camera}") } else { word.to_owned() };
             streams.push(Stream::new(stream.clone(), kind, detail.clone(), None));
             if kind == StreamKind::Events {
                 candidates.push((stream, *camera, name.clone()));
@@ -234,7 +218,6 @@ fn open_3(source: Source, options: &OpenOptions, mut identity: Identity) -> Resu
             .hint("pass `geometry=(width, height)`"));
     }
     let (width, height) = limits(geometry);
-    let several = sources.len() > 1;
     let camera = chosen.filter(|_| several).and_then(|chosen| candidates.get(chosen)).map(|(_, camera, _)| *camera);
     let container = V3 {
         start: header.end,

@@ -15,16 +15,13 @@
 
 use std::sync::Arc;
 
-use rayon::ThreadPool;
-
-use crate::columns::{Slots, TriggerColumns};
+use crate::columns::{Slots, TriggerColumns, with_columns};
 use crate::error::Result;
 use crate::problem::{ProblemCode, Problems};
-use crate::reader::{BatchStream, Reader, SegmentReader, no_side_stream};
+use crate::reader::{SegmentReader, no_side_stream};
 use crate::recording::StreamKind;
 use crate::scan::{Planner, Segment, Segmented, Span};
 use crate::schema::{Columns, Geometry, TimeRange};
-use crate::selection::Selection;
 use crate::side::{Acceleration, Frame, ImuColumns, ImuSample, SideStream, frame_schema, frames_to_record_batch, imu_schema};
 use crate::source::Source;
 
@@ -265,15 +262,7 @@ impl Segmented for Records {
     }
 
     fn fill(&self, columns: Columns, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {
-        macro_rules! instances {
-            ($($bits:literal)*) => {
-                match columns.bits() {
-                    $($bits => self.fill_columns::<$bits>(clock, bytes, out),)*
-                    _ => unreachable!("a set of four columns"),
-                }
-            };
-        }
-        instances!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+        with_columns!(columns, COLS => self.fill_columns::<COLS>(clock, bytes, out))
     }
 
     fn key(&self) -> String {
@@ -303,63 +292,18 @@ impl Segmented for Records {
             true
         });
     }
-}
 
-/// The reader of records, with what stands between the events.
-pub(crate) struct RecordReader {
-    inner: Arc<SegmentReader<Records>>,
-    records: Records,
-}
-
-impl RecordReader {
-    pub(crate) fn new(source: Source, records: Records) -> Self {
-        Self { inner: Arc::new(SegmentReader::new(source, records.clone())), records }
-    }
-}
-
-impl Reader for RecordReader {
-    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<crate::EventColumns> {
-        self.inner.read(selection, pool)
-    }
-
-    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
-        Arc::clone(&self.inner).batches(selection)
-    }
-
-    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
-        self.inner.triggers(pool)
-    }
-
-    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
-        self.inner.counts(pool)
-    }
-
-    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
-        self.inner.time_range(pool)
-    }
-
-    fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
-        self.inner.problems(pool)
-    }
-
-    fn is_indexed(&self) -> bool {
-        self.inner.is_indexed()
-    }
-
-    fn save_index(&self, pool: &ThreadPool) -> Result<std::path::PathBuf> {
-        self.inner.save_index(pool)
-    }
-
-    fn side(self: Arc<Self>, name: &str, _: Arc<ThreadPool>) -> Result<SideStream> {
-        let walk = Walk { reader: Arc::clone(&self.inner), records: self.records.clone(), at: self.records.payload, clock: Clock::START };
-        match (self.records.layout, name) {
+    fn side(reader: Arc<SegmentReader<Self>>, name: &str) -> Result<SideStream> {
+        let records = reader.format().clone();
+        let (layout, sensor) = (records.layout, records.sensor);
+        let walk = Walk { at: records.payload, reader, records, clock: Clock::START };
+        match (layout, name) {
             (Layout::Davis, "imu") => {
                 let batches = ImuBatches { walk, partial: Vec::new(), ready: ImuColumns::default(), done: false };
                 Ok(SideStream::new(StreamKind::Imu, imu_schema(), Box::new(batches)))
             }
             (Layout::Davis, "frames") => {
-                let frames = Assembly::new(self.records.sensor);
-                let batches = FrameBatches { walk, frames, ready: Vec::new(), bytes: 0, done: false };
+                let batches = FrameBatches { walk, frames: Assembly::new(sensor), ready: Vec::new(), bytes: 0, done: false };
                 Ok(SideStream::new(StreamKind::Frames, frame_schema(), Box::new(batches)))
             }
             (Layout::Davis, _) => Err(no_side_stream(name, &["frames", "imu"])),
@@ -380,13 +324,14 @@ impl Walk {
     /// Gives the next records to `each`; false at the end.
     fn next(&mut self, mut each: impl FnMut(i64, Word)) -> Result<bool> {
         let size = self.records.size();
-        let left = usize::try_from(self.reader.source().len().saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let source = (*self.reader).as_ref();
+        let left = usize::try_from(source.len().saturating_sub(self.at)).unwrap_or(usize::MAX);
         let len = left.min(WINDOW) / size * size;
         if len == 0 {
             return Ok(false);
         }
         let mut bytes = vec![0; len];
-        self.reader.source().read_exact_at(&mut bytes, self.at)?;
+        source.read_exact_at(&mut bytes, self.at)?;
         let (records, clock) = (&self.records, &mut self.clock);
         records.each(&bytes, |_, address, time| {
             let now = clock.tick(time);
