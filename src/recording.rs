@@ -303,8 +303,8 @@ impl Recording {
         self.opened.reader.triggers(&*self.pool.get()?)
     }
 
-    /// A stream beside the events, by its name in [`Recording::streams`]: inertial measurements, frames, or triggers
-    /// of a stream of their own.
+    /// A stream beside the events, by its name in [`Recording::streams`]: inertial measurements, frames, triggers of a
+    /// stream of their own, or what else a format has, as colour events.
     ///
     /// # Errors
     /// `InvalidArgument` for a name that no such stream has. Errors of reading come with the batches.
@@ -403,7 +403,7 @@ pub enum StreamKind {
     Frames,
     /// Accelerations, angular rates and the like.
     Imu,
-    /// Anything else: listed, not read.
+    /// Anything else, with columns of its own; some are only listed.
     Other,
 }
 

@@ -42,7 +42,7 @@ impl SideStream {
         self.kind
     }
 
-    /// Schema of every batch: [`imu_schema`], [`frame_schema`] or [`crate::trigger_schema`].
+    /// Schema of every batch: [`imu_schema`], [`frame_schema`], [`crate::trigger_schema`], or that of the format.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)

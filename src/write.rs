@@ -88,7 +88,9 @@ impl FromStr for Compression {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|compression| compression.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip`, `lz4` or `none`").but_found(format!("`{name}`")))
+        found.ok_or_else(|| {
+            Error::invalid("unknown compression").expecting("`zstd`, `gzip`, `lz4` or `none`").but_found(format!("`{name}`"))
+        })
     }
 }
 

@@ -141,7 +141,10 @@ class SideStream:
 
     @property
     def kind(self) -> str:
-        """`imu`, `frames` or `triggers`."""
+        """`imu`, `frames`, `triggers` or `other`."""
+
+    def empty(self) -> Batch:
+        """Give a batch without rows: what the columns are."""
 
     def __iter__(self) -> Self:
         """Give itself."""

@@ -28,30 +28,6 @@ SCHEMA: dict[str, pl.DataType] = {
 TRIGGER_SCHEMA: dict[str, pl.DataType] = {"id": pl.UInt8(), "polarity": pl.Int8(), "timestamp": pl.Duration("us")}
 """Columns of external triggers, in order."""
 
-_IMU_VALUES = [f"{sensor}_{axis}" for sensor in ("accelerometer", "gyroscope", "magnetometer") for axis in "xyz"]
-
-IMU_SCHEMA: dict[str, pl.DataType] = {
-    "timestamp": pl.Duration("us"),
-    **dict.fromkeys([*_IMU_VALUES, "temperature"], pl.Float32()),
-}
-"""Columns of inertial measurements, in order."""
-
-FRAME_SCHEMA: dict[str, pl.DataType] = {
-    "timestamp": pl.Duration("us"),
-    "exposure_start": pl.Duration("us"),
-    "exposure_end": pl.Duration("us"),
-    "width": pl.UInt16(),
-    "height": pl.UInt16(),
-    "channels": pl.UInt8(),
-    "bits": pl.UInt8(),
-    "format": pl.String(),
-    "pixels": pl.Binary(),
-}
-"""Columns of frames, in order."""
-
-SIDE_SCHEMAS = {"imu": IMU_SCHEMA, "frames": FRAME_SCHEMA, "triggers": TRIGGER_SCHEMA}
-"""Columns of the streams beside the events, by their kind."""
-
 _I64_MIN, _I64_MAX = -(2**63), 2**63 - 1
 _I16_MAX = 2**15 - 1
 
@@ -301,8 +277,9 @@ def scan_frame(make: Callable[[], pl.DataFrame], schema: dict[str, pl.DataType],
     return _register(generate, schema, explain_name)
 
 
-def scan_side(source: Source, name: str, kind: str, *, path: str) -> pl.LazyFrame:
+def scan_side(source: Source, name: str, *, path: str) -> pl.LazyFrame:
     """LazyFrame over a stream beside the events."""
+    schema = dict(pl.DataFrame(source.recording().side(name).empty()).schema)
 
     def generate(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -320,7 +297,7 @@ def scan_side(source: Source, name: str, kind: str, *, path: str) -> pl.LazyFram
                 frame = frame.filter(predicate)
             yield frame if with_columns is None else frame.select(with_columns)
 
-    return _register(generate, SIDE_SCHEMAS[kind], f"evlib {source.format} {printable(name)} {printable(path)}")
+    return _register(generate, schema, f"evlib {source.format} {printable(name)} {printable(path)}")
 
 
 _EXTRA = inspect.signature(register_io_source).parameters

@@ -164,11 +164,15 @@ class Recording:
         return self.load_stream("frames")
 
     def load_stream(self, name: str) -> pl.LazyFrame:
-        """LazyFrame over a stream beside the events, by its name in `streams`, with memory of a few batches."""
+        """LazyFrame over a stream beside the events, by its name in `streams`, with memory of a few batches.
+
+        Streams of kind `imu`, `frames` and `triggers` have the columns of the properties of these names, all starting
+        with or containing `timestamp`; those of kind `other` the columns that `streams` names in `detail`. Kinds that
+        are only listed, as poses, are an ArgumentError that names the streams there are.
+        """
         if not isinstance(name, str):
             raise ArgumentError(f"`name` is the name of a stream, found {name!r}")
-        kind = self._opened.side(name).kind
-        return scan_side(Source(self._opened), name, kind, path=self._path)
+        return scan_side(Source(self._opened), name, path=self._path)
 
     def frame(self, index: int, *, stream: str = "frames") -> np.ndarray:
         """Decode one frame: an array of height x width, or of height x width x channels where there are several.

@@ -531,15 +531,18 @@ impl<K: Kind> EventStream<K> {
             {
                 let (mut sum, mut other) = (0_u32, 0_u8);
                 for i in 0..BLOCK {
-                    let [head, x0, x1, y0, y1] =
-                        [0, 1, 2, 3, 4].map(|byte| block[RECORD * i + byte]);
+                    let [head, x0, x1, y0, y1] = [0, 1, 2, 3, 4].map(|byte| block[RECORD * i + byte]);
                     other |= u8::from(head >= K::ALONE);
                     other |= u8::from(u16::from_le_bytes([x0, x1]) >= width);
                     other |= u8::from(u16::from_le_bytes([y0, y1]) >= height);
                     sum += u32::from(head >> K::SHIFT);
                 }
                 if other == 0 {
-                    passed = Passed { at: at + RECORD * BLOCK, advance: passed.advance + i64::from(sum), records: passed.records + BLOCK as u64 };
+                    passed = Passed {
+                        at: at + RECORD * BLOCK,
+                        advance: passed.advance + i64::from(sum),
+                        records: passed.records + BLOCK as u64,
+                    };
                     outside = 0;
                     continue;
                 }

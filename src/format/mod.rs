@@ -264,8 +264,13 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
     Ok(opened.identity)
 }
 
-/// First bytes of formats that name themselves and are not read.
+/// First bytes of formats that name themselves.
 const MAGICS: &[(&[u8], &str)] = &[
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"PK\x03\x04", "a zip archive (NPZ?)"),
+    (b"Event Stream", "an Event Stream file"),
+    (b"% ", "a header of lines that start with `% `, as of RAW and DAT files"),
     (b"#!AER-DAT", "an AEDAT file"),
     (b"#ROSBAG", "a ROS 1 bag"),
     (b"\x89MCAP", "an MCAP file"),

@@ -198,6 +198,11 @@ impl PySideStream {
         self.0.name()
     }
 
+    fn empty(&self) -> Batch {
+        let schema = self.1.lock().unwrap_or_else(PoisonError::into_inner).schema();
+        Batch::new(arrow_array::RecordBatch::new_empty(schema))
+    }
+
     fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
         this
     }

@@ -93,10 +93,9 @@ impl Preamble {
         let mut bytes = vec![0; 4 + size as usize];
         source.read_exact_at(&mut bytes, start)?;
         let buffer = Buffer::new(&bytes);
-        let root = buffer
-            .root()
-            .filter(|_| buffer.identifier() == Some(*b"IOHE"))
-            .ok_or_else(|| Error::format("the header of AEDAT 4.0 is damaged").expecting("a flatbuffer `IOHE`").but_found("other bytes").at(start))?;
+        let root = buffer.root().filter(|_| buffer.identifier() == Some(*b"IOHE")).ok_or_else(|| {
+            Error::format("the header of AEDAT 4.0 is damaged").expecting("a flatbuffer `IOHE`").but_found("other bytes").at(start)
+        })?;
         let number = root.i32(0).unwrap_or(0);
         let codec = Codec::from_header(number).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, "unknown compression").expecting("0 to 4").but_found(number.to_string()).at(start)

@@ -166,13 +166,7 @@ enum Record<'a> {
 }
 
 /// The stream beside the events that is called `name`.
-pub(super) fn open(
-    content: Content,
-    geometry: Option<Geometry>,
-    payload: u64,
-    source: Arc<Readable>,
-    name: &str,
-) -> Result<SideStream> {
+pub(super) fn open(content: Content, geometry: Option<Geometry>, payload: u64, source: Arc<Readable>, name: &str) -> Result<SideStream> {
     let others = Others::of(content);
     let Some(others) = others.filter(|others| others.name() == name) else {
         let names: Vec<_> = others.into_iter().map(Others::name).collect();
@@ -182,12 +176,7 @@ pub(super) fn open(
 }
 
 /// What is left out of the records of a file of this type.
-pub(super) fn problems(
-    content: Content,
-    geometry: Option<Geometry>,
-    payload: u64,
-    source: Arc<Readable>,
-) -> Result<Problems> {
+pub(super) fn problems(content: Content, geometry: Option<Geometry>, payload: u64, source: Arc<Readable>) -> Result<Problems> {
     let Some(others) = Others::of(content) else { return Ok(Problems::default()) };
     let mut walk = Walk::new(others, geometry, payload, source);
     while walk.fill(&mut Rows::default())? {}
@@ -257,7 +246,10 @@ impl Walk {
         {
             let offset = start + at as u64;
             let step = self.others.step(rest).map_err(|TooLong| {
-                Error::format("the length of a message is out of range").expecting(format!("at most {LONGEST} bytes")).at(offset)
+                Error::format("the length of a message is out of range")
+                    .expecting(format!("at most {LONGEST} bytes"))
+                    .at(offset)
+                    .with_path(source.path())
             })?;
             let Some((record, len)) = step else { break };
             match record {
