@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use crate::columns::{Slots, TriggerColumns, with_columns};
+use crate::columns::{Slots, TriggerColumns, rows_at, with_columns};
 use crate::error::Result;
 use crate::problem::{ProblemCode, Problems};
 use crate::reader::{SegmentReader, no_side_stream};
@@ -23,12 +23,15 @@ use crate::recording::StreamKind;
 use crate::scan::{Planner, Segment, Segmented, Span};
 use crate::schema::{Columns, Geometry, TimeRange};
 use crate::side::{Acceleration, Frame, ImuColumns, ImuSample, SideStream, frame_schema, frames_to_record_batch, imu_schema};
+use crate::simd;
 use crate::source::Source;
 
 use super::header::Layout;
 
 /// Bytes of a segment: a multiple of both record sizes.
 const SEGMENT: usize = 24 * 10_922;
+/// Records that are looked at together.
+const BLOCK: usize = 32;
 /// Microseconds after which time wraps.
 const PERIOD: i64 = 1 << 32;
 /// Microseconds back that are a clock set back; shorter steps are records out of order.
@@ -64,6 +67,68 @@ impl Clock {
         }
         *self = Self { now, started: true };
         now
+    }
+}
+
+/// Records taken apart.
+struct Block {
+    addresses: [u32; BLOCK],
+    /// Microseconds from the clock before them.
+    ahead: [i32; BLOCK],
+}
+
+impl Block {
+    /// The records at the start of `bytes`, if their times are near the clock: then each is as [`Clock::tick`] has it.
+    #[inline(always)]
+    fn load<const ADDRESS: usize>(bytes: &[u8], clock: Clock) -> Option<Self> {
+        /// Far enough from half a period that no step between two of the records is as long.
+        const NEAR: i32 = 1 << 30;
+        let mut block = Self { addresses: [0; BLOCK], ahead: [0; BLOCK] };
+        if ADDRESS == 2 {
+            let records = bytes.as_chunks::<6>().0.first_chunk::<BLOCK>()?;
+            for i in 0..BLOCK {
+                let [a, b, c, d, e, f] = records[i];
+                block.addresses[i] = u16::from_be_bytes([a, b]).into();
+                block.ahead[i] = u32::from_be_bytes([c, d, e, f]).wrapping_sub(clock.now as u32) as i32;
+            }
+        } else {
+            let records = bytes.as_chunks::<8>().0.first_chunk::<BLOCK>()?;
+            for i in 0..BLOCK {
+                let record = u64::from_be_bytes(records[i]);
+                block.addresses[i] = (record >> 32) as u32;
+                block.ahead[i] = (record as u32).wrapping_sub(clock.now as u32) as i32;
+            }
+        }
+        let (low, high) = block.extent();
+        let near = clock.started && low > -NEAR && high < NEAR && clock.now + i64::from(low) >= 0;
+        near.then_some(block)
+    }
+
+    /// The least and the most that they are ahead.
+    #[inline(always)]
+    fn extent(&self) -> (i32, i32) {
+        let (mut low, mut high) = (i32::MAX, i32::MIN);
+        for i in 0..BLOCK {
+            low = low.min(self.ahead[i]);
+            high = high.max(self.ahead[i]);
+        }
+        (low, high)
+    }
+
+    /// The longest step back from one to the next, as a number below zero.
+    #[inline(always)]
+    fn longest_step_back(&self) -> i32 {
+        let mut longest = self.ahead[0].min(0);
+        for i in 1..BLOCK {
+            longest = longest.min(self.ahead[i] - self.ahead[i - 1]);
+        }
+        longest
+    }
+
+    /// The clock after them.
+    #[inline(always)]
+    fn after(&self, clock: Clock) -> Clock {
+        Clock { now: clock.now + i64::from(self.ahead[BLOCK - 1]), ..clock }
     }
 }
 
@@ -122,19 +187,14 @@ impl Records {
         taken.unwrap_or(bytes.len() / self.size()) * self.size()
     }
 
-    /// The pixel as stored and the polarity, if it is an event; written so that polarity decides no branch.
+    /// The pixel as stored and the polarity, if it is an event.
     #[inline(always)]
     fn event(&self, address: u32) -> Option<(u16, u16, bool)> {
-        match self.layout {
-            Layout::Dvs128 => {
-                let event = ((address >> 1 & 0x7F) as u16, (address >> 8 & 0x7F) as u16, address & 1 == 0);
-                (address >> 15 & 1 == 0).then_some(event)
-            }
-            Layout::Davis => {
-                let event = ((address >> 12 & 0x3FF) as u16, (address >> 22 & 0x1FF) as u16, address >> 11 & 1 == 1);
-                (address & (1 << 31 | 1 << 10) == 0).then_some(event)
-            }
-        }
+        let (is_event, x, y, on) = match self.layout {
+            Layout::Dvs128 => dvs128(address),
+            Layout::Davis => davis(address),
+        };
+        is_event.then_some((x, y, on))
     }
 
     #[inline(always)]
@@ -161,27 +221,259 @@ impl Records {
         (x < width && y < height).then(|| (width - 1 - x.min(width - 1), height - 1 - y.min(height - 1)))
     }
 
+    /// Runs `kernel` for the records of this file.
+    fn run<K: RecordKernel>(&self, kernel: K) -> K::Output {
+        match (self.layout, self.address) {
+            (Layout::Davis, _) => simd::run(Instance::<4, true, K>(kernel)),
+            (Layout::Dvs128, 2) => simd::run(Instance::<2, false, K>(kernel)),
+            (Layout::Dvs128, _) => simd::run(Instance::<4, false, K>(kernel)),
+        }
+    }
+
+    /// Which records of a block are events, and which of those are outside the sensor.
     #[inline(always)]
-    fn fill_columns<const COLS: u8>(&self, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {
-        let mut room = out.room();
+    fn judge<const DAVIS: bool>(&self, block: &Block) -> ([u8; BLOCK], u8) {
+        let (width, height) = (self.sensor.width(), self.sensor.height());
+        let (mut inside, mut outside) = ([0; BLOCK], 0);
+        for i in 0..BLOCK {
+            let (is_event, x, y, _) = if DAVIS { davis(block.addresses[i]) } else { dvs128(block.addresses[i]) };
+            inside[i] = u8::from(is_event & (x < width) & (y < height));
+            outside |= u8::from(is_event) & !inside[i];
+        }
+        (inside, outside)
+    }
+}
+
+/// Whether it is an event; x and y as stored, and whether it is brighter.
+#[inline(always)]
+fn dvs128(address: u32) -> (bool, u16, u16, bool) {
+    (address >> 15 & 1 == 0, (address >> 1 & 0x7F) as u16, (address >> 8 & 0x7F) as u16, address & 1 == 0)
+}
+
+/// As `dvs128`.
+#[inline(always)]
+fn davis(address: u32) -> (bool, u16, u16, bool) {
+    (address & (1 << 31 | 1 << 10) == 0, (address >> 12 & 0x3FF) as u16, (address >> 22 & 0x1FF) as u16, address >> 11 & 1 == 1)
+}
+
+/// A kernel for records of `ADDRESS` bytes of address, of a DAVIS or a DVS128.
+trait RecordKernel {
+    type Output;
+
+    fn run<const ADDRESS: usize, const DAVIS: bool>(self) -> Self::Output;
+}
+
+struct Instance<const ADDRESS: usize, const DAVIS: bool, K>(K);
+
+impl<const ADDRESS: usize, const DAVIS: bool, K: RecordKernel> simd::Kernel for Instance<ADDRESS, DAVIS, K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn run(self) -> K::Output {
+        self.0.run::<ADDRESS, DAVIS>()
+    }
+}
+
+/// The first and the last time of records.
+struct Times<'a> {
+    records: &'a Records,
+    clock: &'a mut Clock,
+    bytes: &'a [u8],
+}
+
+impl RecordKernel for Times<'_> {
+    type Output = (i64, i64);
+
+    #[inline(always)]
+    fn run<const ADDRESS: usize, const DAVIS: bool>(self) -> (i64, i64) {
+        let Self { records, clock, bytes } = self;
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        let mut now = *clock;
+        let size = ADDRESS + 4;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if let Some(block) = Block::load::<ADDRESS>(rest, now) {
+                let (low, high) = block.extent();
+                first = first.min(now.now + i64::from(low));
+                last = last.max(now.now + i64::from(high));
+                now = block.after(now);
+                rest = rest.get(BLOCK * size..).unwrap_or_default();
+                continue;
+            }
+            let some = rest.get(..BLOCK * size).unwrap_or(rest);
+            records.each(some, |_, _, time| {
+                let t = now.tick(time);
+                (first, last) = (first.min(t), last.max(t));
+                true
+            });
+            rest = rest.get(BLOCK * size..).unwrap_or_default();
+        }
+        *clock = now;
+        (first, last)
+    }
+}
+
+/// Counts the events of a segment, and what is left out.
+struct Count<'a> {
+    records: &'a Records,
+    segment: &'a mut Segment<Clock>,
+    bytes: &'a [u8],
+    problems: &'a mut Problems,
+}
+
+impl RecordKernel for Count<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const ADDRESS: usize, const DAVIS: bool>(self) {
+        let Self { records, segment, bytes, problems } = self;
+        let mut clock = segment.state;
+        let (mut events, mut triggers) = (0, 0);
+        let size = ADDRESS + 4;
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if let Some(block) = Block::load::<ADDRESS>(rest, clock)
+                && i64::from(block.longest_step_back()) >= -RESET_US
+                && let (inside, 0) = records.judge::<DAVIS>(&block)
+            {
+                let mut other = 0_u32;
+                for i in 0..BLOCK {
+                    events += u64::from(inside[i]);
+                    // External events have bit 15, or bit 10 without bit 31.
+                    let address = block.addresses[i];
+                    let external = if DAVIS { address & (1 << 31 | 1 << 10) == 1 << 10 } else { address >> 15 & 1 == 1 };
+                    other += u32::from(external);
+                }
+                triggers += u64::from(other);
+                clock = block.after(clock);
+                at += BLOCK * size;
+                continue;
+            }
+            let some = rest.get(..BLOCK * size).unwrap_or(rest);
+            records.each(some, |place, address, time| {
+                let before = clock;
+                let now = clock.tick(time);
+                let offset = segment.offset + (at + place) as u64;
+                if before.started && now < before.now - RESET_US {
+                    let from = before.now;
+                    problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {now} us at byte {offset}"));
+                }
+                match records.event(address) {
+                    Some((x, y, _)) if records.pixel(x, y).is_some() => events += 1,
+                    Some(_) => {
+                        let sensor = records.sensor;
+                        problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
+                    }
+                    None => triggers += u64::from(records.word(address) == Word::External),
+                }
+                true
+            });
+            at += BLOCK * size;
+        }
+        (segment.events, segment.triggers) = (events, triggers);
+    }
+}
+
+/// Decodes events into columns; the bytes consumed.
+struct Fill<'a, 'b, const COLS: u8> {
+    records: &'a Records,
+    clock: &'a mut Clock,
+    bytes: &'a [u8],
+    out: &'a mut Slots<'b>,
+}
+
+impl<const COLS: u8> RecordKernel for Fill<'_, '_, COLS> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<const ADDRESS: usize, const DAVIS: bool>(self) -> usize {
+        let Self { records, clock, bytes, out } = self;
+        let (width, height) = (records.sensor.width(), records.sensor.height());
         // A local copy: stores into the columns cannot change it.
         let mut now = *clock;
-        let taken = self.each(bytes, |_, address, time| {
-            if let Some((x, y, on)) = self.event(address)
-                && let Some((x, y)) = self.pixel(x, y)
+        let size = ADDRESS + 4;
+        let mut at = 0;
+        'blocks: while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= size) {
+            if out.room() >= BLOCK
+                && let Some(block) = Block::load::<ADDRESS>(rest, now)
             {
-                if room == 0 {
-                    return false;
+                let (inside, _) = records.judge::<DAVIS>(&block);
+                let (mut x, mut y, mut t, mut p) = ([0; BLOCK], [0; BLOCK], [0; BLOCK], [0; BLOCK]);
+                for i in 0..BLOCK {
+                    let (_, raw_x, raw_y, on) = if DAVIS { davis(block.addresses[i]) } else { dvs128(block.addresses[i]) };
+                    x[i] = (width - 1).wrapping_sub(raw_x).cast_signed();
+                    y[i] = (height - 1).wrapping_sub(raw_y).cast_signed();
+                    p[i] = i8::from(on) * 2 - 1;
+                    t[i] = now.now + i64::from(block.ahead[i]);
                 }
-                room -= 1;
-                out.push::<COLS>(x, y, now.tick(time), on);
-            } else {
-                now.tick(time);
+                let len = out.len;
+                if inside == [1; BLOCK] {
+                    if COLS & 1 != 0 {
+                        *rows_at(out.x, len) = x;
+                    }
+                    if COLS & 2 != 0 {
+                        *rows_at(out.y, len) = y;
+                    }
+                    if COLS & 4 != 0 {
+                        *rows_at(out.t, len) = t;
+                    }
+                    if COLS & 8 != 0 {
+                        *rows_at(out.p, len) = p;
+                    }
+                    out.len = len + BLOCK;
+                } else if inside != [0; BLOCK] {
+                    // Each is written, and written over by the next one if it is none.
+                    let mut kept = 0;
+                    let columns: (&mut [i16], &mut [i16], &mut [i64], &mut [i8]) = (
+                        if COLS & 1 != 0 { rows_at::<BLOCK, _>(out.x, len) } else { &mut [] },
+                        if COLS & 2 != 0 { rows_at::<BLOCK, _>(out.y, len) } else { &mut [] },
+                        if COLS & 4 != 0 { rows_at::<BLOCK, _>(out.t, len) } else { &mut [] },
+                        if COLS & 8 != 0 { rows_at::<BLOCK, _>(out.p, len) } else { &mut [] },
+                    );
+                    for i in 0..BLOCK {
+                        // Never more than the records before it.
+                        let to = kept % BLOCK;
+                        if COLS & 1 != 0 {
+                            columns.0[to] = x[i];
+                        }
+                        if COLS & 2 != 0 {
+                            columns.1[to] = y[i];
+                        }
+                        if COLS & 4 != 0 {
+                            columns.2[to] = t[i];
+                        }
+                        if COLS & 8 != 0 {
+                            columns.3[to] = p[i];
+                        }
+                        kept += usize::from(inside[i]);
+                    }
+                    out.len = len + kept;
+                }
+                now = block.after(now);
+                at += BLOCK * size;
+                continue;
             }
-            true
-        });
+            let some = rest.get(..BLOCK * size).unwrap_or(rest);
+            let taken = records.each(some, |_, address, time| {
+                if let Some((x, y, on)) = records.event(address)
+                    && let Some((x, y)) = records.pixel(x, y)
+                {
+                    if out.room() == 0 {
+                        return false;
+                    }
+                    out.push::<COLS>(x, y, now.tick(time), on);
+                } else {
+                    now.tick(time);
+                }
+                true
+            });
+            at += taken;
+            if taken < some.len() / size * size {
+                break 'blocks;
+            }
+        }
         *clock = now;
-        taken
+        at
     }
 }
 
@@ -199,14 +491,7 @@ impl Planner for RecordPlanner {
         let mut at = offset;
         for part in bytes.get(..whole).unwrap_or_default().chunks(SEGMENT) {
             let state = self.clock;
-            let (mut first_us, mut last_us, mut clock) = (i64::MAX, i64::MIN, state);
-            self.records.each(part, |_, _, time| {
-                let now = clock.tick(time);
-                first_us = first_us.min(now);
-                last_us = last_us.max(now);
-                true
-            });
-            self.clock = clock;
+            let (first_us, last_us) = self.records.run(Times { records: &self.records, clock: &mut self.clock, bytes: part });
             plan.push(Segment { offset: at, len: part.len() as u64, state, events: 0, triggers: 0, first_us, last_us });
             at += part.len() as u64;
         }
@@ -238,31 +523,11 @@ impl Segmented for Records {
     }
 
     fn count(&self, segment: &mut Segment<Clock>, bytes: &[u8], problems: &mut Problems) {
-        let mut clock = segment.state;
-        let (mut events, mut triggers) = (0, 0);
-        self.each(bytes, |at, address, time| {
-            let before = clock;
-            let now = clock.tick(time);
-            let offset = segment.offset + at as u64;
-            if before.started && now < before.now - RESET_US {
-                let from = before.now;
-                problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {now} us at byte {offset}"));
-            }
-            match self.event(address) {
-                Some((x, y, _)) if self.pixel(x, y).is_some() => events += 1,
-                Some(_) => {
-                    let sensor = self.sensor;
-                    problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
-                }
-                None => triggers += u64::from(self.word(address) == Word::External),
-            }
-            true
-        });
-        (segment.events, segment.triggers) = (events, triggers);
+        self.run(Count { records: self, segment, bytes, problems });
     }
 
     fn fill(&self, columns: Columns, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {
-        with_columns!(columns, COLS => self.fill_columns::<COLS>(clock, bytes, out))
+        with_columns!(columns, COLS => self.run(Fill::<COLS> { records: self, clock, bytes, out }))
     }
 
     fn key(&self) -> String {
@@ -543,3 +808,6 @@ impl Iterator for FrameBatches {
         (!self.ready.is_empty()).then(|| Ok(frames_to_record_batch(&std::mem::take(&mut self.ready))))
     }
 }
+
+#[cfg(test)]
+mod tests;
