@@ -184,7 +184,8 @@ fn decode(criterion: &mut Criterion) {
     let directory = Directory(std::env::temp_dir().join(format!("evlib-bench-{}", std::process::id())));
     fs::create_dir_all(&directory.0).expect("the temporary directory can be written");
     let events = make_events();
-    for format in Format::ALL {
+    // ATIS `.bin` holds no sensor of this size.
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::AtisBin) {
         bench_format(criterion, &directory.0, format, &events).expect("inputs are written and read");
     }
 }

@@ -59,16 +59,45 @@ class Entrant:
         return self.requirement or "evlib"
 
 
-OURS = Entrant("evlib", "evlib", None, ("evt2", "evt3", "dat"), note="`read_events`, all processors")
+PROPHESEE = ("evt2", "evt3", "dat")
+ALL = (*PROPHESEE, "aedat2", "aedat4", "es", "text")
+OURS = Entrant("evlib", "evlib", None, ALL, note="`read_events`, all processors")
 ENTRANTS = [
     OURS,
-    Entrant("evlib, 1 thread", "evlib", None, ("evt2", "evt3", "dat"), {"threads": 1}, "`read_events(threads=1)`"),
-    Entrant("evutils", "evutils", "evutils==0.3.18", ("evt2", "evt3", "dat"), note="`EventReader.read_all`"),
-    Entrant("expelliarmus", "expelliarmus", "expelliarmus==1.1.12", ("evt2", "evt3", "dat"), note="`Wizard.read`"),
-    Entrant("eventcv", "eventcv", "eventcv==1.0.8", ("evt2", "evt3", "dat"), note="`load`, without `.numpy()`"),
+    Entrant("evlib, 1 thread", "evlib", None, ALL, {"threads": 1}, "`read_events(threads=1)`"),
     Entrant(
-        "faery", "faery", "faery==0.7.1", ("evt2", "evt3", "dat"), note="`events_stream_from_file(...).to_array()`"
+        "evutils",
+        "evutils",
+        "evutils==0.3.18",
+        (*PROPHESEE, "aedat2", "aedat4"),
+        note="`EventReader.read_all`; AEDAT4: `EventReader_Aedat4(..., ext_trigger=True)`",
     ),
+    Entrant("expelliarmus", "expelliarmus", "expelliarmus==1.1.12", PROPHESEE, note="`Wizard.read`"),
+    Entrant(
+        "eventcv",
+        "eventcv",
+        "eventcv==1.0.8",
+        (*PROPHESEE, "aedat2", "aedat4"),
+        note="`load`, without `.numpy()`",
+    ),
+    Entrant(
+        "faery",
+        "faery",
+        "faery==0.7.1",
+        (*PROPHESEE, "aedat4", "es"),
+        note="`events_stream_from_file(...).to_array()`",
+    ),
+    Entrant(
+        "dv-processing",
+        "dv_processing",
+        "dv-processing==2.0.4",
+        ("aedat4",),
+        note="`MonoCameraRecording.getNextEventBatch`, `.numpy()` of each, one array",
+    ),
+    Entrant("aedat", "aedat", "aedat==2.3.0", ("aedat4",), note="`Decoder`, packets in one array"),
+    Entrant("event_stream", "event_stream", "event_stream==1.6.3", ("es",), note="`Decoder`, chunks in one array"),
+    Entrant("loris", "loris", "loris==0.5.3", ("es",), note="`read_file`"),
+    Entrant("polars", "polars", None, ("text",), note="`read_csv` of the same file, seconds as f64"),
     Entrant(
         "evlib 0.13.2",
         "evlib_0_13",
@@ -85,17 +114,26 @@ ENTRANTS = [
     ),
 ]
 
-OUR_NAMES = {entrant.name for entrant in ENTRANTS if entrant.requirement is None}
+OUR_NAMES = {entrant.name for entrant in ENTRANTS if entrant.reader == "evlib"}
 
 RATIO_TARGETS = {
     ("evt2", "evutils"): 2.5,
     ("evt3", "evutils"): 3.0,
     ("dat", "evutils"): 2.5,
     ("evt2", "evlib 0.13.2"): 80.0,
+    ("aedat2", "evutils"): 3.0,
+    ("aedat2", "eventcv"): 3.0,
+    ("aedat4", "evutils"): 3.0,
+    ("aedat4", "dv-processing"): 3.0,
+    ("es", "faery"): 4.0,
+    ("es", "event_stream"): 4.0,
+    ("es", "loris"): 4.0,
+    ("text", "polars"): 1.5,
 }
 """How many times faster than the peer reading has to be."""
 MEMORY_RATIO_TARGETS = {("evt2", "evlib 0.13.2"): 7.0}
 BYTES_PER_EVENT, BYTES_BESIDES = 13.5, 64e6
+TEXT_BYTES_BESIDES = 100e6
 LAZY_BYTES = 150e6
 WINDOW_TARGETS = {("evt2", "indexed"): 20.0, ("evt2", "first"): 10.0, ("evt3", "indexed"): 20.0, ("evt3", "first"): 4.0}
 OPEN_SECONDS, HEAD_SECONDS, IMPORT_SECONDS, INDEX_RATE = 5e-3, 20e-3, 30e-3, 5e9
@@ -107,8 +145,17 @@ memory is the most of them: anonymous memory over the bare import. A ratio over 
 
 WITH_EVLIB = "import polars; from evlib import load_events, open, read_events"
 
-SOURCES = {"evt2": "faery_evt2.raw", "evt3": "expelliarmus_evt3.raw", "dat": "faery_evt2.raw"}
+SOURCES = {
+    "evt2": "faery_evt2.raw",
+    "evt3": "expelliarmus_evt3.raw",
+    "dat": "faery_evt2.raw",
+    "aedat2": "pyaedattools_IMU_rotDisk.aedat",
+    "aedat4": "evlibrary_sample.aedat4",
+    "es": "faery_dvs.es",
+    "text": "faery_evt2.raw",
+}
 """Recordings that the inputs are grown from."""
+EXTENSIONS = {"dat": "dat", "aedat2": "aedat", "aedat4": "aedat4", "es": "es", "text": "txt"}
 
 
 def say(text: str) -> None:
@@ -197,9 +244,43 @@ def reference(shared: Path, kind: str) -> Path:
     return shared / "recordings" / f"{SOURCES[kind]}.expected.npz"
 
 
-def grow(kind: str, events: int, shared: Path, inputs: Path) -> Row:
-    """Make a recording of at least `events` events from a real one with `tools/grow.py`, and keep it for later."""
-    path = inputs / f"{kind}_{events}.{'dat' if kind == 'dat' else 'raw'}"
+def grow_aedat2(source: Path, path: Path, repetitions: int) -> None:
+    """Repeat the words of an AEDAT 2.0 recording, with time going on."""
+    content = source.read_bytes()
+    start = 0
+    while content.startswith(b"#", start):
+        start = content.index(b"\n", start) + 1
+    words = np.frombuffer(content[start : start + (len(content) - start) // 8 * 8], ">u4").reshape(-1, 2)
+    span = int(words[:, 1].max()) - int(words[:, 1].min()) + 1
+    with path.open("wb") as file:
+        file.write(content[:start])
+        for repetition in range(repetitions):
+            shifted = words.copy()
+            shifted[:, 1] += np.uint32(repetition * span)
+            shifted.tofile(file)
+
+
+def grow_text(truth: Any, path: Path, repetitions: int) -> None:
+    """Write lines `t x y p`, seconds with six decimals, again and again with time going on."""
+    import polars as pl
+
+    span = int(truth["t"][-1] - truth["t"][0]) + 1
+    with path.open("wb") as file:
+        for repetition in range(repetitions):
+            frame = pl.DataFrame({name: truth[name] for name in "txyp"})
+            t = pl.col("t") + repetition * span
+            seconds = pl.format("{}.{}", t // 10**6, (t % 10**6).cast(pl.String).str.zfill(6))
+            frame.select(seconds, "x", "y", (pl.col("p") > 0).cast(pl.Int8)).write_csv(
+                file, include_header=False, separator=" "
+            )
+
+
+def grow(kind: str, events: int, shared: Path, inputs: Path, dv: Path | None = None) -> Row:
+    """Make a recording of at least `events` events from a real one, and keep it for later.
+
+    With `tools/grow.py`, where it knows the format; for AEDAT 4.0 with dv-processing, whose interpreter is `dv`.
+    """
+    path = inputs / f"{kind}_{events}.{EXTENSIONS.get(kind, 'raw')}"
     facts = path.with_suffix(".json")
     if facts.exists():
         known: Row = json.loads(facts.read_text())
@@ -208,19 +289,27 @@ def grow(kind: str, events: int, shared: Path, inputs: Path) -> Row:
     say(f"growing {path.name}")
     source = shared / "recordings" / SOURCES[kind]
     truth = np.load(reference(shared, kind))
-    if kind == "dat":
+    if kind in ("dat", "aedat4"):
         table = np.zeros(len(truth["t"]), np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "i1")]))
         for name in "txy":
             table[name] = truth[name]
         table["p"] = truth["p"] > 0
-        source = inputs / "dat_source.npy"
+        source = inputs / f"{kind}_source.npy"
         np.save(source, table)
-    command = [sys.executable, str(shared / "tools" / "grow.py"), kind, str(source), str(path), str(events)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"events (\d+) reps (\d+)", printed)
-    if found is None:
-        raise RunError(f"grow.py printed {printed!r}")
-    count, repetitions = int(found[1]), int(found[2])
+    repetitions = -(-events // len(truth["t"]))
+    count = repetitions * len(truth["t"])
+    if kind == "aedat2":
+        grow_aedat2(source, path, repetitions)
+    elif kind == "text":
+        grow_text(truth, path, repetitions)
+    else:
+        python = sys.executable if kind != "aedat4" or dv is None else str(dv)
+        command = [python, str(shared / "tools" / "grow.py"), kind, str(source), str(path), str(events)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = re.search(r"events (\d+) reps (\d+)", printed)
+        if found is None:
+            raise RunError(f"grow.py printed {printed!r}")
+        count, repetitions = int(found[1]), int(found[2])
     on = int((truth["p"] > 0).sum()) * repetitions
     known = {
         "format": kind,
@@ -475,7 +564,7 @@ def compare_reading(
                 row["target"] = cell
         report.data["read"].append(row)
     peak = highest(mine)
-    bound = BYTES_PER_EVENT * grown["events"] + BYTES_BESIDES
+    bound = BYTES_PER_EVENT * grown["events"] + (TEXT_BYTES_BESIDES if kind == "text" else BYTES_BESIDES)
     cell = report.target(
         f"{kind} `read_events` peak anonymous memory", peak and peak / MB, bound / MB, "MB", at_least=False
     )
@@ -773,7 +862,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repeat-slow", type=int, default=3, help="turns of the lazy queries, which measure memory (default 3)"
     )
-    parser.add_argument("--formats", default="evt2,evt3,dat", help="formats to read (default evt2,evt3,dat)")
+    parser.add_argument("--formats", default=",".join(ALL), help=f"formats to read (default {','.join(ALL)})")
     parser.add_argument(
         "--peers", default=None, help="peers to run, by name, separated by commas; `none` for evlib alone (default all)"
     )
@@ -800,12 +889,13 @@ def main() -> int:
     pythons, absent, known = set_up(entrants, args.workdir / "venvs")
     report = Report()
     formats = args.formats.split(",")
-    grown = {kind: grow(kind, args.events, args.shared, inputs) for kind in formats}
+    dv = next((python for name, python in pythons.items() if name.startswith("dv-processing")), None)
+    grown = {kind: grow(kind, args.events, args.shared, inputs, dv) for kind in formats}
     for kind in formats:
         compare_reading(report, entrants, pythons, absent, grown[kind], args)
     doubled = []
     if not args.skip_own:
-        for kind in [kind for kind in formats if kind != "dat"]:
+        for kind in [kind for kind in formats if kind in ("evt2", "evt3")]:
             own_window(report, grown[kind], args)
             own_index(report, grown[kind], args)
             big = grow(kind, 2 * args.events, args.shared, inputs)

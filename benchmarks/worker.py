@@ -68,8 +68,15 @@ def read_evlib(job: Job) -> Work:
 def read_evutils(job: Job) -> Work:
     from evutils.io import EventReader
 
+    if job.get("format") == "aedat4":
+        from evutils.io import EventReader_Aedat4 as EventReader
+
+        options = {"ext_trigger": True}
+    else:
+        options = {}
+
     def work() -> Any:
-        with EventReader(job["path"]) as reader:
+        with EventReader(job["path"], **options) as reader:
             return reader.read_all()
 
     return work
@@ -105,7 +112,61 @@ def read_evlib_0_13_unsorted(job: Job) -> Work:
     return lambda: evlib.load_events(job["path"], sort=False).collect()
 
 
+def read_dv_processing(job: Job) -> Work:
+    import dv_processing as dv
+    import numpy as np
+
+    def work() -> Any:
+        reader = dv.io.MonoCameraRecording(job["path"])
+        parts = []
+        while (batch := reader.getNextEventBatch()) is not None:
+            parts.append(batch.numpy())
+        return np.concatenate(parts)
+
+    return work
+
+
+def read_aedat(job: Job) -> Work:
+    import aedat
+    import numpy as np
+
+    def work() -> Any:
+        return np.concatenate([packet["events"] for packet in aedat.Decoder(job["path"]) if "events" in packet])
+
+    return work
+
+
+def read_event_stream(job: Job) -> Work:
+    import event_stream
+    import numpy as np
+
+    def work() -> Any:
+        with event_stream.Decoder(job["path"]) as decoder:
+            height = decoder.height
+            events = np.concatenate(list(decoder))
+        return events, height
+
+    return work
+
+
+def read_loris(job: Job) -> Work:
+    import loris
+
+    return lambda: loris.read_file(job["path"])
+
+
+def read_polars(job: Job) -> Work:
+    import polars as pl
+
+    return lambda: pl.read_csv(job["path"], separator=" ", has_header=False, new_columns=list("txyp"))
+
+
 READERS: dict[str, Callable[[Job], Work]] = {
+    "dv_processing": read_dv_processing,
+    "aedat": read_aedat,
+    "event_stream": read_event_stream,
+    "loris": read_loris,
+    "polars": read_polars,
     "evlib": read_evlib,
     "evutils": read_evutils,
     "expelliarmus": read_expelliarmus,
@@ -137,7 +198,24 @@ def columns_of(reader: str, result: Any) -> dict[str, np.ndarray]:
     if reader == "eventcv":
         table = result.numpy()
         return {name: table[:, result.columns.index(name)] for name in "txyp"}
-    return {name: result["on" if reader == "faery" and name == "p" else name] for name in "txyp"}
+    if reader == "polars":
+        return {
+            "t": (result["t"] * 1e6).round().cast(int).to_numpy(),
+            **{name: result[name].to_numpy() for name in "xyp"},
+        }
+    if reader == "loris":
+        result, height = result["events"], result["height"]
+    elif reader == "event_stream":
+        result, height = result
+    if reader in ("loris", "event_stream"):
+        # Rows as stored, from the bottom.
+        polarity = "is_increase" if reader == "loris" else "on"
+        return {"t": result["t"], "x": result["x"], "y": height - 1 - result["y"].astype("i8"), "p": result[polarity]}
+    if reader == "dv_processing":
+        fields = {"t": "timestamp", "x": "x", "y": "y", "p": "polarity"}
+    else:
+        fields = {name: "on" if reader in ("faery", "aedat") and name == "p" else name for name in "txyp"}
+    return {name: result[field] for name, field in fields.items()}
 
 
 def chunks(columns: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

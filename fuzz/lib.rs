@@ -29,13 +29,13 @@ impl Drop for Scratch {
     }
 }
 
-/// How to open, by one byte: low three bits the format (0 to 4 forced, else by content), the next two the geometry.
+/// How to open, by one byte: low four bits the format (by its number, else by content), the next two the geometry.
 pub fn options(byte: u8) -> OpenOptions {
     let mut options = OpenOptions::default();
-    if let Some(format) = Format::ALL.get(usize::from(byte & 7)) {
+    if let Some(format) = Format::ALL.get(usize::from(byte & 15)) {
         options = options.with_format(*format);
     }
-    match byte >> 3 & 3 {
+    match byte >> 4 & 3 {
         0 => options,
         1 => options.with_geometry(Geometry::new(640, 480).expect("a legal geometry")),
         2 => options.with_geometry(Geometry::new(1, 1).expect("a legal geometry")),

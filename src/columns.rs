@@ -418,6 +418,24 @@ impl<'a> Slots<'a> {
         assert!(fits && self.len <= self.capacity, "slots have the columns that are filled");
     }
 
+    /// Appends the selected columns of these events, for which there is room.
+    pub(crate) fn extend(&mut self, columns: Columns, x: &[i16], y: &[i16], t: &[i64], p: &[i8]) {
+        let rows = self.len..self.len + x.len();
+        if columns.contains(Column::X) {
+            self.x[rows.clone()].copy_from_slice(x);
+        }
+        if columns.contains(Column::Y) {
+            self.y[rows.clone()].copy_from_slice(y);
+        }
+        if columns.contains(Column::Timestamp) {
+            self.t[rows.clone()].copy_from_slice(t);
+        }
+        if columns.contains(Column::Polarity) {
+            self.p[rows.clone()].copy_from_slice(p);
+        }
+        self.len = rows.end;
+    }
+
     /// Appends one event. `COLS` must be the columns of the builder.
     #[inline(always)]
     pub(crate) fn push<const COLS: u8>(&mut self, x: u16, y: u16, t: i64, on: bool) {
@@ -437,6 +455,23 @@ impl<'a> Slots<'a> {
         self.len = at + 1;
     }
 }
+
+/// Evaluates `$call` with the constant `$COLS`, the bits of `$columns`.
+macro_rules! with_columns {
+    ($columns:expr, $COLS:ident => $call:expr) => {
+        $crate::columns::with_columns!(@ $columns, $COLS => $call; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $columns:expr, $COLS:ident => $call:expr; $($bits:literal)*) => {
+        match $columns.bits() {
+            $($bits => {
+                const $COLS: u8 = $bits;
+                $call
+            })*
+            _ => unreachable!("a set of four columns"),
+        }
+    };
+}
+pub(crate) use with_columns;
 
 /// Events as typed columns: `x` and `y` i16, `timestamp` i64 microseconds, `polarity` i8 (+1 or -1).
 ///
@@ -724,7 +759,7 @@ impl TriggerColumns {
     }
 }
 
-fn record_batch(schema: SchemaRef, arrays: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+pub(crate) fn record_batch(schema: SchemaRef, arrays: Vec<ArrayRef>, rows: usize) -> RecordBatch {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     match RecordBatch::try_new_with_options(schema, arrays, &options) {
         Ok(batch) => batch,

@@ -23,7 +23,7 @@ const HASHED: usize = 4096;
 /// Bytes of a segment in the file.
 const SEGMENT: usize = 64;
 
-const CODES: [ProblemCode; 7] = [
+const CODES: [ProblemCode; 10] = [
     ProblemCode::BeforeFirstTime,
     ProblemCode::TriggerBeforeFirstTime,
     ProblemCode::BeforeFirstRow,
@@ -31,6 +31,9 @@ const CODES: [ProblemCode; 7] = [
     ProblemCode::OutOfBounds,
     ProblemCode::LostSync,
     ProblemCode::Truncated,
+    ProblemCode::TimeReset,
+    ProblemCode::BadLine,
+    ProblemCode::Rounded,
 ];
 
 /// Indexes that the process keeps, and the segments that they may have together.

@@ -46,6 +46,7 @@ mod relay;
 mod scan;
 mod schema;
 mod selection;
+mod side;
 mod simd;
 mod source;
 mod table;
@@ -62,6 +63,7 @@ pub use problem::{Problem, ProblemCode, Problems, Severity};
 pub use recording::{Batches, OpenOptions, Recording, Stream, StreamKind};
 pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeUnit};
 pub use selection::Selection;
+pub use side::{SideStream, frame_schema, imu_schema};
 pub use write::{Compression, EventWriter, Hdf5Layout, WriteOptions};
 
 /// Writes the small recording that the examples of this documentation read: 1000 events in 100 ms.

@@ -39,6 +39,8 @@ pub enum ProblemCode {
     LostSync,
     /// The file ends inside a word or record: the rest is left out.
     Truncated,
+    /// Lines of text that are no event: left out.
+    BadLine,
     /// Rows in a part of the file that is damaged or missing: left out.
     Unreadable,
     /// Events whose time or polarity is not a number or out of range: left out.
@@ -49,6 +51,12 @@ pub enum ProblemCode {
     Rounded,
     /// The file's own time index does not fit its times and was ignored.
     IndexMismatch,
+    /// Packets that are damaged: left out.
+    DamagedPacket,
+    /// Events that the recording itself marks as invalid: left out.
+    MarkedInvalid,
+    /// Places where the clock was set back.
+    TimeReset,
     /// An index saved beside the recording did not fit it and was ignored.
     StaleIndex,
 }
@@ -65,11 +73,15 @@ impl ProblemCode {
             Self::OutOfBounds => "OUT_OF_BOUNDS",
             Self::LostSync => "LOST_SYNC",
             Self::Truncated => "TRUNCATED",
+            Self::BadLine => "BAD_LINE",
             Self::Unreadable => "UNREADABLE",
             Self::BadValue => "BAD_VALUE",
             Self::LengthMismatch => "LENGTH_MISMATCH",
             Self::Rounded => "ROUNDED",
             Self::IndexMismatch => "INDEX_MISMATCH",
+            Self::DamagedPacket => "DAMAGED_PACKET",
+            Self::MarkedInvalid => "MARKED_INVALID",
+            Self::TimeReset => "TIME_RESET",
             Self::StaleIndex => "STALE_INDEX",
         }
     }
@@ -78,12 +90,20 @@ impl ProblemCode {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds | Self::BadValue => "events",
+            Self::BeforeFirstTime
+            | Self::BeforeFirstRow
+            | Self::BeforeFirstBase
+            | Self::OutOfBounds
+            | Self::BadValue
+            | Self::MarkedInvalid => "events",
             Self::TriggerBeforeFirstTime => "triggers",
             Self::LostSync => "words",
             Self::Truncated => "tails",
+            Self::BadLine => "lines",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::IndexMismatch => "indexes",
+            Self::DamagedPacket => "packets",
+            Self::TimeReset => "resets",
             Self::Rounded | Self::StaleIndex => "files",
         }
     }
@@ -92,7 +112,7 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex | Self::Rounded | Self::IndexMismatch => Severity::Note,
+            Self::StaleIndex | Self::Rounded | Self::IndexMismatch | Self::MarkedInvalid | Self::TimeReset => Severity::Note,
             _ => Severity::Loss,
         }
     }
@@ -136,7 +156,8 @@ impl Problems {
             let last = self.entries.len() - 1;
             &mut self.entries[last]
         };
-        entry.count += count;
+        // A file has it or not, however many places show it.
+        entry.count = if code.unit() == "files" { 1 } else { entry.count + count };
         entry.bytes += bytes;
         entry.first_offset = entry.first_offset.min(offset);
         if entry.examples.len() < Self::EXAMPLES {

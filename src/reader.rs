@@ -12,6 +12,7 @@ use crate::index;
 use crate::problem::{ProblemCode, Problems};
 use crate::scan::{self, Scan, Segmented};
 use crate::selection::Selection;
+use crate::side::SideStream;
 use crate::source::Source;
 
 /// What a format gives a [`Recording`].
@@ -24,6 +25,22 @@ pub(crate) trait Reader: Send + Sync {
     fn problems(&self, pool: &ThreadPool) -> Result<Problems>;
     fn is_indexed(&self) -> bool;
     fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf>;
+
+    /// The stream beside the events that has this name.
+    fn side(self: Arc<Self>, name: &str, _pool: Arc<ThreadPool>) -> Result<SideStream> {
+        Err(no_side_stream(name, &[]))
+    }
+}
+
+/// There is no side stream `name`; there are `names`.
+pub(crate) fn no_side_stream(name: &str, names: &[&str]) -> Error {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let expected = if names.is_empty() {
+        "none: this recording has only events and triggers".to_owned()
+    } else {
+        format!("one of {}", names.join(", "))
+    };
+    Error::invalid("no such stream beside the events").expecting(expected).but_found(format!("`{name}`"))
 }
 
 /// A stream of batches of one recording.
@@ -44,6 +61,10 @@ impl<F: Segmented> SegmentReader<F> {
         Self { scan: Scan::new(source, format), stale: Mutex::new(None), looked: Once::new() }
     }
 
+    pub(crate) fn format(&self) -> &F {
+        &self.scan.format
+    }
+
     /// Takes the index that the process has of the file, or the one saved beside it, if there is one that fits.
     fn load_index(&self) {
         self.looked.call_once(|| {
@@ -57,6 +78,12 @@ impl<F: Segmented> SegmentReader<F> {
                 self.scan.set_index(index);
             }
         });
+    }
+}
+
+impl<F: Segmented> AsRef<Source> for SegmentReader<F> {
+    fn as_ref(&self) -> &Source {
+        &self.scan.source
     }
 }
 
@@ -109,6 +136,10 @@ impl<F: Segmented> Reader for SegmentReader<F> {
         *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(path)
     }
+
+    fn side(self: Arc<Self>, name: &str, _: Arc<ThreadPool>) -> Result<SideStream> {
+        F::side(self, name)
+    }
 }
 
 struct SegmentBatches<F: Segmented> {
@@ -132,7 +163,7 @@ impl Ambiguous {
         Self { names }
     }
 
-    fn refuse<T>(&self) -> Result<T> {
+    pub(crate) fn refuse<T>(&self) -> Result<T> {
         let names: Vec<_> = self.names.iter().take(24).map(|name| format!("`{name}`")).collect();
         Err(Error::invalid(format!("the file has {} streams of events: choose one with `stream`", self.names.len()))
             .expecting(format!("one of {}", names.join(", ")))

@@ -16,6 +16,7 @@ use crate::reader::BatchStream;
 use crate::scan::{BATCH_ROWS, pool};
 use crate::schema::{Geometry, TimeUnit};
 use crate::selection::Selection;
+use crate::side::SideStream;
 
 /// How to open a recording, where the file does not say all or should not be asked.
 ///
@@ -46,13 +47,16 @@ pub struct OpenOptions {
     /// HDF5 and NPZ: where columns are, in place of what the layout says: pairs of a column (`x`, `y`, `timestamp`,
     /// `polarity`, or `events` for all in one table) and the path of a data set or the name of a member.
     pub path_map: Vec<(String, String)>,
-    /// HDF5, NPY and NPZ: unit of the stored times, in place of what the layout says.
+    /// HDF5, NPY, NPZ and text: unit of the stored times, in place of what the layout says.
     pub time_unit: Option<TimeUnit>,
-    /// HDF5, NPY and NPZ: microseconds added to every stored time, in place of what the file says.
+    /// HDF5, NPY, NPZ and text: microseconds added to every stored time, in place of what the file says.
     pub time_offset_us: Option<i64>,
     /// HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, in place of what their values tell: 32
     /// for the files of HS-ERGB and BS-ERGB.
     pub pixel_parts: Option<u16>,
+    /// Text: what the columns are, in place of what the file says: names of `t`, `x`, `y`, `p` in their order, with `_`
+    /// for columns to skip.
+    pub text_columns: Option<String>,
 }
 
 impl OpenOptions {
@@ -112,6 +116,13 @@ impl OpenOptions {
         self
     }
 
+    /// Takes the columns of text in this order.
+    #[must_use]
+    pub fn with_text_columns(mut self, columns: impl Into<String>) -> Self {
+        self.text_columns = Some(columns.into());
+        self
+    }
+
     /// Opens a recording; reads only the head of the file, or its directory.
     ///
     /// # Errors
@@ -122,15 +133,40 @@ impl OpenOptions {
     }
 
     /// Refuses options that only HDF5, NPY and NPZ have.
-    pub(crate) fn refuse_array_options(&self) -> Result<()> {
-        let given = [
-            ("path_map", !self.path_map.is_empty()),
-            ("time_unit", self.time_unit.is_some()),
-            ("time_offset", self.time_offset_us.is_some()),
-            ("pixel_parts", self.pixel_parts.is_some()),
-        ];
+    pub(crate) fn refuse_paths(&self) -> Result<()> {
+        let given = [("path_map", !self.path_map.is_empty()), ("pixel_parts", self.pixel_parts.is_some())];
         match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(Error::invalid(format!("`{name}` is for HDF5, NPY and NPZ files, whose layout does not always say"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses options that only HDF5, NPY, NPZ and text have.
+    pub(crate) fn refuse_array_options(&self) -> Result<()> {
+        self.refuse_paths()?;
+        let given = [("time_unit", self.time_unit.is_some()), ("time_offset", self.time_offset_us.is_some())];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                Err(Error::invalid(format!("`{name}` is for HDF5, NPY, NPZ and text files, whose layout does not always say")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a stream other than `events`, the only one of events that most formats have.
+    pub(crate) fn refuse_streams(&self) -> Result<()> {
+        match &self.stream {
+            Some(name) if name != "events" => {
+                Err(Error::invalid("no such stream of events").expecting("`events`").but_found(format!("`{name}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses the options that only text has.
+    pub(crate) fn refuse_text_options(&self) -> Result<()> {
+        match self.text_columns {
+            Some(_) => Err(Error::invalid("`text_columns` is for text and CSV")),
             None => Ok(()),
         }
     }
@@ -267,6 +303,15 @@ impl Recording {
         self.opened.reader.triggers(&*self.pool.get()?)
     }
 
+    /// A stream beside the events, by its name in [`Recording::streams`]: inertial measurements, frames, triggers of a
+    /// stream of their own, or what else a format has, as colour events.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that no such stream has. Errors of reading come with the batches.
+    pub fn side_stream(&self, name: &str) -> Result<SideStream> {
+        Arc::clone(&self.opened.reader).side(name, self.pool.get()?)
+    }
+
     /// Number of events. Costs the index pass, once.
     ///
     /// # Errors
@@ -358,7 +403,7 @@ pub enum StreamKind {
     Frames,
     /// Accelerations, angular rates and the like.
     Imu,
-    /// Anything else: listed, not read.
+    /// Anything else, with columns of its own; some are only listed.
     Other,
 }
 

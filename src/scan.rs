@@ -10,13 +10,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
+use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::index;
 use crate::problem::Problems;
+use crate::reader::{SegmentReader, no_side_stream};
 use crate::relay;
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
+use crate::side::SideStream;
 use crate::source::{Buffer, Source};
 
 /// Bytes read at a time for planning a whole file.
@@ -105,14 +107,32 @@ pub(crate) trait Segmented: Send + Sync + 'static {
     /// The state that `pack` made these numbers of; `None` for numbers that it makes of none.
     fn unpack(&self, numbers: [u64; 2]) -> Option<Self::State>;
 
+    /// Whether counting events costs about as much as decoding them, so that it is left out where it can be.
+    const COUNTS_DEARLY: bool = false;
+
+    /// Most events that a segment with these bytes can hold; asked only where counting is dear.
+    fn most(&self, bytes: &[u8]) -> u64 {
+        (bytes.len() as u64).saturating_mul(self.events_per_byte())
+    }
+
     /// Most events that a byte of payload can hold, rounded up.
     fn events_per_byte(&self) -> u64;
 
     /// Most events that so many bytes of payload can hold, if they usually hold nearly as many.
-    fn about_events(&self, bytes: u64) -> Option<u64>;
+    fn about_events(&self, _bytes: u64) -> Option<u64> {
+        None
+    }
 
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
+
+    /// The stream beside the events that has this name.
+    fn side(_reader: Arc<SegmentReader<Self>>, name: &str) -> Result<SideStream>
+    where
+        Self: Sized,
+    {
+        Err(no_side_stream(name, &[]))
+    }
 }
 
 /// How much a pass over the file finds out about its segments.
@@ -120,6 +140,8 @@ pub(crate) trait Segmented: Send + Sync + 'static {
 enum Depth {
     /// Entry states and times.
     Times,
+    /// In place of counts, [`Segmented::most`].
+    Most,
     /// Counts and problems too.
     Counts,
 }
@@ -407,6 +429,35 @@ impl<F: Segmented> Scan<F> {
         Ok((builder.finish(rows), index))
     }
 
+    /// Decodes the whole file into one set of columns with room for the most events there can be.
+    fn decode_uncounted(&self, columns: Columns) -> Result<EventColumns> {
+        let segments = self.pass(Depth::Most)?.segments;
+        let mut builder = ColumnsBuilder::new(rows(segments.iter().map(|segment| segment.events).sum())?, columns);
+        let mut rest = builder.slots();
+        let work: Vec<_> =
+            segments.iter().map(|segment| (segment, rest.split_off_front(usize::try_from(segment.events).unwrap_or(usize::MAX)))).collect();
+        let mut start = 0;
+        let filled: Vec<usize> = work
+            .into_par_iter()
+            .map(|(segment, mut slots)| {
+                self.pieces(segment, |state, bytes| self.format.fill(columns, state, bytes, &mut slots))?;
+                Ok(slots.len)
+            })
+            .collect::<Result<_>>()?;
+        let parts: Vec<Kept> = segments
+            .iter()
+            .zip(&filled)
+            .map(|(segment, rows)| {
+                let part = Kept { rows: start..start + rows, keep: None };
+                start += usize::try_from(segment.events).unwrap_or(usize::MAX);
+                part
+            })
+            .collect();
+        let gaps = parts.windows(2).any(|pair| pair[0].rows.end != pair[1].rows.start);
+        let rows = if gaps { builder.slots().compact(&parts) } else { filled.iter().sum() };
+        Ok(builder.finish(rows))
+    }
+
     /// Decodes segments and keeps the rows that `selection` wants, segment by segment.
     fn decode_some(&self, segments: &[Segment<F::State>], selection: &Selection) -> Result<Vec<EventColumns>> {
         let filter = Filter::new(selection);
@@ -450,6 +501,9 @@ impl<F: Segmented> Scan<F> {
                 self.made_index(index);
                 return Ok(events);
             }
+            if F::COUNTS_DEARLY && self.index.get().is_none() {
+                return pool.install(|| self.decode_uncounted(selection.columns));
+            }
             let index = self.index(pool)?;
             return pool.install(|| self.decode_all(&index.segments, selection.columns));
         }
@@ -470,7 +524,7 @@ impl<F: Segmented> Scan<F> {
         {
             return Ok(found);
         }
-        let plan = self.plan(pool)?;
+        let plan = if F::COUNTS_DEARLY { self.index(pool)? } else { self.plan(pool)? };
         Ok(plan.segments.iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)).copied().collect())
     }
 
@@ -505,7 +559,7 @@ impl<F: Segmented> Scan<F> {
         Batches {
             selection: selection.clone(),
             left: selection.limit.unwrap_or(u64::MAX),
-            windows: Windows::new(&self.format, if selection.filters_rows() { Depth::Times } else { Depth::Counts }),
+            windows: Windows::new(&self.format, if Batches::<F>::filters(selection) { Depth::Times } else { Depth::Counts }),
             window: FIRST_WINDOW,
             segments: VecDeque::new(),
             ready: VecDeque::new(),
@@ -632,13 +686,17 @@ impl<S: Copy + Send + Sync> Windows<S> {
                 size = size.saturating_mul(2);
                 continue;
             }
-            let to_count = if self.depth == Depth::Counts { segments.as_mut_slice() } else { &mut [] };
+            let to_count = if self.depth == Depth::Times { &mut [] } else { segments.as_mut_slice() };
             let counted: Vec<_> = to_count
                 .par_iter_mut()
                 .map(|segment| {
                     let mut problems = Problems::default();
                     let slice = bytes_of(segment, bytes, offset);
-                    scan.format.count(segment, slice, &mut problems);
+                    if self.depth == Depth::Counts {
+                        scan.format.count(segment, slice, &mut problems);
+                    } else {
+                        segment.events = scan.format.most(slice);
+                    }
                     problems
                 })
                 .collect();
@@ -675,6 +733,11 @@ pub(crate) struct Batches<F: Segmented> {
 }
 
 impl<F: Segmented> Batches<F> {
+    /// Whether the number of rows of a segment is not known before it is decoded.
+    fn filters(selection: &Selection) -> bool {
+        F::COUNTS_DEARLY || selection.filters_rows()
+    }
+
     /// The next batch of up to about `rows` rows, never an empty one.
     pub(crate) fn next(&mut self, scan: &Scan<F>, rows: usize, pool: &rayon::ThreadPool) -> Result<Option<EventColumns>> {
         loop {
@@ -694,7 +757,7 @@ impl<F: Segmented> Batches<F> {
             }
             let group = self.group(rows);
             let decoded = pool.install(|| {
-                if self.selection.filters_rows() {
+                if Self::filters(&self.selection) {
                     let parts = scan.decode_some(&group, &self.selection)?;
                     Ok::<_, Error>(EventColumns::concat(parts, self.selection.columns))
                 } else {
@@ -709,7 +772,7 @@ impl<F: Segmented> Batches<F> {
 
     /// Segments to decode together: at least one, and no more than make `rows` rows.
     fn group(&mut self, rows: usize) -> Vec<Segment<F::State>> {
-        let filtered = self.selection.filters_rows();
+        let filtered = Self::filters(&self.selection);
         let limit = if filtered { FILTER_WINDOW.min((rows as u64).saturating_mul(8)) } else { (rows as u64).min(self.left.max(1)) };
         let mut group = Vec::new();
         let mut total = 0;

@@ -23,6 +23,12 @@ pub(crate) struct Source {
     more: Vec<(u64, File)>,
 }
 
+impl AsRef<Self> for Source {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Source {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         // Before opening: opening a FIFO would wait for a writer.

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 
 use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
+use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::numpy_write::{NpySink, NpzSink};
-use crate::format::prophesee::writer::{Encoder, Evt2Encoder, Evt3Encoder, check_geometry};
-use crate::format::{Format, hdf5};
+use crate::format::prophesee::writer::{Evt2Encoder, Evt3Encoder, RANGE};
+use crate::format::{Format, atis_bin, event_stream, hdf5, text};
 use crate::scan::pool;
 use crate::schema::{Columns, Geometry};
 use crate::simd::{self, Kernel};
@@ -56,7 +57,7 @@ impl FromStr for Hdf5Layout {
     }
 }
 
-/// Compression of HDF5 files in the DSEC layout.
+/// Compression of HDF5 files in the DSEC layout, and of AEDAT 4.0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {
@@ -64,13 +65,15 @@ pub enum Compression {
     Zstd,
     /// Byte shuffle and deflate: slow, and read by every HDF5.
     Gzip,
+    /// AEDAT 4.0: LZ4 frames, which every reader of the format knows.
+    Lz4,
     /// None.
     None,
 }
 
 impl Compression {
     /// Every compression.
-    pub const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::None];
+    pub const ALL: [Self; 4] = [Self::Zstd, Self::Gzip, Self::Lz4, Self::None];
 
     /// Lower-case name, as accepted by [`Compression::from_str`].
     #[must_use]
@@ -78,6 +81,7 @@ impl Compression {
         match self {
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
             Self::None => "none",
         }
     }
@@ -88,7 +92,9 @@ impl FromStr for Compression {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|compression| compression.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::invalid("unknown compression").expecting("`zstd`, `gzip` or `none`").but_found(format!("`{name}`")))
+        found.ok_or_else(|| {
+            Error::invalid("unknown compression").expecting("`zstd`, `gzip`, `lz4` or `none`").but_found(format!("`{name}`"))
+        })
     }
 }
 
@@ -119,7 +125,8 @@ pub struct WriteOptions {
     pub overwrite: bool,
     /// HDF5: the layout; by default Prophesee's for files named `.hdf5`, that of DSEC for others.
     pub layout: Option<Hdf5Layout>,
-    /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`].
+    /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`]; AEDAT 4.0: [`Compression::Lz4`], which
+    /// is the default, or none.
     pub compression: Option<Compression>,
     /// Threads that check and compress what goes into HDF5; all processors by default.
     pub threads: Option<usize>,
@@ -146,7 +153,7 @@ impl WriteOptions {
         self
     }
 
-    /// Compresses HDF5 in the DSEC layout in this way.
+    /// Compresses HDF5 in the DSEC layout, or AEDAT 4.0, in this way.
     #[must_use]
     pub fn with_compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
@@ -192,8 +199,13 @@ impl Partial {
 
     /// Replaces the first bytes.
     pub(crate) fn write_over_start(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_over(0, bytes)
+    }
+
+    /// Replaces the bytes at `offset`.
+    pub(crate) fn write_over(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
     }
 
     /// Gives the file its name.
@@ -218,10 +230,52 @@ fn exists(path: &Path) -> Error {
     Error::io(std::io::ErrorKind::AlreadyExists.into(), path).hint("pass `overwrite=True` to replace it")
 }
 
+/// Encodes events into bytes.
+pub(crate) trait Encoder: Send {
+    /// The file header.
+    fn header(&self, geometry: Geometry, date: &str) -> Vec<u8>;
+
+    /// First time that can be encoded.
+    fn start_of_time(&self) -> i64 {
+        0
+    }
+
+    /// First time after it that cannot be encoded.
+    fn end_of_time(&self) -> i64;
+
+    /// Whether times may go back.
+    fn in_any_order(&self) -> bool {
+        false
+    }
+
+    /// Appends the events; their values have been checked.
+    fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>);
+
+    /// Appends what stands after the events. Returns bytes that replace those at a place of the file, if any do.
+    fn finish(&mut self, _out: &mut Vec<u8>) -> Option<(u64, Vec<u8>)> {
+        None
+    }
+}
+
+/// Checks that a format whose largest sensor is `largest` can hold one of this size.
+pub(crate) fn check_geometry(geometry: Geometry, largest: (u16, u16)) -> Result<()> {
+    if geometry.width() > largest.0 || geometry.height() > largest.1 {
+        return Err(Error::invalid("the format cannot hold this sensor geometry")
+            .expecting(format!("at most {}x{}", largest.0, largest.1))
+            .but_found(geometry.to_string()));
+    }
+    Ok(())
+}
+
 /// What checked rows go into; called on a thread of the writer's pool, if it has one.
 pub(crate) trait Sink: Send {
     /// Times that can be held if the first event's is `first`.
     fn times(&self, first: i64) -> Range<i64>;
+
+    /// Whether times may go back.
+    fn in_any_order(&self) -> bool {
+        false
+    }
 
     /// What to do about a time after those.
     fn too_late(&self) -> &'static str {
@@ -267,7 +321,11 @@ impl Bytes {
 
 impl Sink for Bytes {
     fn times(&self, _: i64) -> Range<i64> {
-        0..self.encoder.end_of_time()
+        self.encoder.start_of_time()..self.encoder.end_of_time()
+    }
+
+    fn in_any_order(&self) -> bool {
+        self.encoder.in_any_order()
     }
 
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
@@ -282,7 +340,11 @@ impl Sink for Bytes {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
+        let patch = self.encoder.finish(&mut self.buffer);
         self.flush()?;
+        if let Some((offset, bytes)) = patch {
+            self.partial.write_over(offset, &bytes)?;
+        }
         Ok(self.partial)
     }
 }
@@ -318,8 +380,11 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts a recording in `format` ([`Format::Evt3`], [`Format::Evt2`], [`Format::Hdf5`], [`Format::Npy`] or
-    /// [`Format::Npz`]) of a sensor of size `geometry`.
+    /// Starts a recording in `format` of a sensor of size `geometry`.
+    ///
+    /// Written are [`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`], [`Format::Hdf5`], [`Format::Npy`],
+    /// [`Format::Npz`], [`Format::EventStream`], [`Format::AtisBin`] and [`Format::Text`], which is CSV where the path
+    /// ends in `.csv`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -335,24 +400,37 @@ impl EventWriter {
     pub fn create_with(path: impl AsRef<Path>, options: &WriteOptions) -> Result<Self> {
         let (path, geometry) = (path.as_ref(), options.geometry);
         let date = date(SystemTime::now());
-        let encoder: Option<Box<dyn Encoder>> = match options.format {
-            Format::Evt3 => Some(Box::new(Evt3Encoder::new(geometry))),
-            Format::Evt2 => Some(Box::new(Evt2Encoder::default())),
-            Format::Hdf5 | Format::Npy | Format::Npz => None,
+        let any = (Geometry::MAX, Geometry::MAX);
+        let (encoder, largest): (Option<Box<dyn Encoder>>, _) = match options.format {
+            Format::Evt3 => (Some(Box::new(Evt3Encoder::new(geometry))), (RANGE, RANGE)),
+            Format::Evt2 => (Some(Box::new(Evt2Encoder::default())), (RANGE, RANGE)),
+            Format::Aedat4 => {
+                let compression = options.compression.unwrap_or(Compression::Lz4);
+                if !matches!(compression, Compression::Lz4 | Compression::None) {
+                    return Err(Error::invalid("`aedat4` is not written with this compression")
+                        .expecting("`lz4` or `none`")
+                        .but_found(format!("`{}`", compression.name())));
+                }
+                (Some(Box::new(Aedat4Encoder::new(geometry, compression))), any)
+            }
+            Format::EventStream => (Some(Box::new(event_stream::Writer::new(geometry))), any),
+            Format::AtisBin => (Some(Box::new(atis_bin::Writer)), atis_bin::LARGEST),
+            Format::Text => (Some(Box::new(text::Writer::new(path))), any),
+            Format::Hdf5 | Format::Npy | Format::Npz => (None, any),
             other => {
                 return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2`, `hdf5`, `npy` or `npz`")
+                    .expecting("`evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`")
                     .but_found(format!("`{other}`")));
             }
         };
-        if encoder.is_some() {
-            check_geometry(geometry)?;
-        }
+        let aedat = options.format == Format::Aedat4;
+        check_geometry(geometry, largest)?;
         if options.format == Format::Hdf5 {
             hdf5::write::check(path, options)?;
         } else {
             let named = options.layout.map(|layout| ("layout", layout.name()));
-            if let Some((what, name)) = named.or(options.compression.map(|compression| ("compression", compression.name()))) {
+            let compression = options.compression.filter(|_| !aedat).map(|compression| ("compression", compression.name()));
+            if let Some((what, name)) = named.or(compression) {
                 return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
                     .expecting("the format `hdf5`")
                     .but_found(format!("{what} `{name}`")));
@@ -375,7 +453,7 @@ impl EventWriter {
         Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN, pool })
     }
 
-    /// Appends events. All four columns are needed; times must not go back.
+    /// Appends events. All four columns are needed; times must not go back, but in text and ATIS `.bin`.
     ///
     /// # Errors
     /// `InvalidArgument` naming the first row that the format cannot hold: a time that is negative, too large or
@@ -393,7 +471,7 @@ impl EventWriter {
         let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
         let first_us = self.first_us.unwrap_or(*first);
         let mut sink = self.sink.take().ok_or_else(failed)?;
-        let limits = Limits { geometry: self.geometry, times: sink.times(first_us) };
+        let limits = Limits { geometry: self.geometry, times: sink.times(first_us), in_any_order: sink.in_any_order() };
         if let Some(at) = self.install(|| limits.offender(rows, self.last_us, self.pool.is_some())) {
             let last = if at == 0 { self.last_us } else { rows.t.get(at - 1).copied().unwrap_or(self.last_us) };
             let error = limits.refuse(self.rows + at as u64, rows.cut(at..at + 1), last, sink.too_late());
@@ -454,6 +532,7 @@ fn failed() -> Error {
 struct Limits {
     geometry: Geometry,
     times: Range<i64>,
+    in_any_order: bool,
 }
 
 impl Limits {
@@ -487,7 +566,7 @@ impl Limits {
         let error = Error::invalid(format!("the recording cannot hold row {row}"));
         if *t < start {
             error.expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")).hint("subtract the first time")
-        } else if *t < last {
+        } else if *t < last && !self.in_any_order {
             error.expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us")).hint("sort by `timestamp`")
         } else if *t >= end {
             error.expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint(too_late)
@@ -514,10 +593,18 @@ impl Kernel for Fits<'_> {
         let Rows { x, y, t, p, .. } = self.rows;
         let (width, height) = (self.limits.geometry.width(), self.limits.geometry.height());
         let (Some(first), Some(last)) = (t.first(), t.last()) else { return true };
-        // The times are in order, so that only the outer ones have to be within the range.
-        let mut fits = *first >= self.last && *first >= self.limits.times.start && *last < self.limits.times.end;
-        for (before, after) in t.iter().zip(t.get(1..).unwrap_or_default()) {
-            fits &= before <= after;
+        let times = &self.limits.times;
+        let mut fits = true;
+        if self.limits.in_any_order {
+            for t in t {
+                fits &= *t >= times.start && *t < times.end;
+            }
+        } else {
+            // The times are in order, so that only the outer ones have to be within the range.
+            fits &= *first >= self.last && *first >= times.start && *last < times.end;
+            for (before, after) in t.iter().zip(t.get(1..).unwrap_or_default()) {
+                fits &= before <= after;
+            }
         }
         for (x, limit) in [(x, width), (y, height)] {
             for x in x {

@@ -398,7 +398,13 @@ def test_completion_of_bash(words, expected):
 # --- convert --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["a.h5", "a.hdf5", "b.raw", "--to evt2 a.bin", "--compression gzip a.h5"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("a.h5", "a.hdf5", "b.raw", "a.npy", "a.npz", "a.es", "a.txt", "a.csv"),
+        *("--to evt2 a.bin", "--to text a.events", "--compression gzip a.h5"),
+    ],
+)
 def test_convert(target, clean, events, tmp_path):
     *options, name = target.split()
     result = evlib_cli("convert", clean, tmp_path / name, *options)
@@ -409,6 +415,22 @@ def test_convert(target, clean, events, tmp_path):
     assert_one_line_of_error(again, code=1)
     assert "exists" in again.stderr
     assert evlib_cli("convert", "--force", clean, tmp_path / name, *options).returncode == 0
+
+
+def test_convert_to_atis_bin(tmp_path):
+    events = evlib.simulate(20_000, geometry=(200, 200), seed=3)
+    evlib.write_events(events, tmp_path / "a.raw", geometry=(200, 200))
+    result = evlib_cli("convert", "--to", "atis-bin", tmp_path / "a.raw", tmp_path / "b.bin")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert evlib.open(tmp_path / "b.bin").format == "atis-bin"
+    assert evlib.read_events(tmp_path / "b.bin").equals(evlib.read_events(tmp_path / "a.raw"))
+
+
+def test_every_written_format_can_be_named(clean, tmp_path):
+    with pytest.raises(exceptions.ArgumentError) as error:
+        evlib.write_events(evlib.read_events(clean), tmp_path / "a.xyz", geometry=GEOMETRY)
+    for name in _parser.WRITTEN:
+        assert f'"{name}"' in str(error.value)
 
 
 def test_convert_keeps_triggers_where_it_can(tmp_path):

@@ -1,9 +1,9 @@
 """What the documentation shows is run: Python blocks, command lines and docstrings.
 
-In `README.md` and `docs/*.md`, the ```` ```python ```` blocks of a page are run one after the other in one namespace,
-in a folder of their own that holds `recording.raw`. A ```` ```text ```` block right after one is what it prints. In a
-```` ```console ```` block, lines that start with `$ ` are commands, followed by what they print. `...` in an output
-stands for anything.
+In `README.md`, `docs/*.md` and `docs/formats/*.md`, the ```` ```python ```` blocks of a page are run one after the
+other in one namespace, in a folder of their own that holds `recording.raw`. A ```` ```text ```` block right after one
+is what it prints. In a ```` ```console ```` block, lines that start with `$ ` are commands, followed by what they
+print. `...` in an output stands for anything.
 """
 
 from __future__ import annotations

@@ -12,7 +12,17 @@ from typing_extensions import CapsuleType
 
 from evlib._scan import Selection
 
-__all__ = ["Batch", "Batches", "Recording", "Writer", "__version__", "identify", "open", "read_array"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Recording",
+    "SideStream",
+    "Writer",
+    "__version__",
+    "identify",
+    "open",
+    "read_array",
+]
 
 __version__: str
 """Version of the crate, which is the package's."""
@@ -23,7 +33,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
 # Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -59,7 +69,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
 
     @property
     def confidence(self) -> str:
@@ -106,6 +116,9 @@ class Recording:
     def triggers(self) -> Batch:
         """Read the external triggers: `id`, `polarity`, `timestamp`."""
 
+    def side(self, name: str) -> SideStream:
+        """Read a stream beside the events, by its name or, where there is one of that kind, `imu` or `frames`."""
+
     def read(self, selection: Selection) -> Batch:
         """Read the selected events, decoded in parallel into one set of columns."""
 
@@ -123,6 +136,23 @@ class Recording:
         """
 
 @final
+class SideStream:
+    """Iterator over a stream beside the events, in file order, with memory of a few batches."""
+
+    @property
+    def kind(self) -> str:
+        """`imu`, `frames`, `triggers` or `other`."""
+
+    def empty(self) -> Batch:
+        """Give a batch without rows: what the columns are."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Decode the next batch."""
+
+@final
 class Writer:
     """A recording being written; the file gets its name when it is finished."""
 
@@ -137,9 +167,10 @@ class Writer:
     ) -> Self:
         """Start a file of `format` for a sensor of width and height `geometry`.
 
-        Formats are `evt3`, `evt2`, `hdf5`, `npy` and `npz`.
+        Formats are `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` and `text`.
 
-        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`.
+        HDF5 has the layouts `dsec` and `prophesee`, the former with compression `zstd`, `gzip` or `none`;
+        AEDAT4 has compression `lz4` or `none`.
         """
 
     def write(self, data: _ArrowStream) -> None:
@@ -161,7 +192,10 @@ def open(
     threads: int | None = None,
     content: _Content = ...,
 ) -> Recording:
-    """Open a recording; format and geometry are the file's unless given, threads all processors."""
+    """Open a recording; format, geometry and content are the file's unless given, threads all processors.
+
+    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text.
+    """
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""

@@ -277,6 +277,29 @@ def scan_frame(make: Callable[[], pl.DataFrame], schema: dict[str, pl.DataType],
     return _register(generate, schema, explain_name)
 
 
+def scan_side(source: Source, name: str, *, path: str) -> pl.LazyFrame:
+    """LazyFrame over a stream beside the events."""
+    schema = dict(pl.DataFrame(source.recording().side(name).empty()).schema)
+
+    def generate(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        del batch_size
+        left = n_rows
+        for batch in source.recording().side(name):
+            if left is not None and left <= 0:
+                return
+            frame = pl.DataFrame(batch)
+            if left is not None:
+                frame = frame.head(left)
+                left -= frame.height
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            yield frame if with_columns is None else frame.select(with_columns)
+
+    return _register(generate, schema, f"evlib {source.format} {printable(name)} {printable(path)}")
+
+
 _EXTRA = inspect.signature(register_io_source).parameters
 
 

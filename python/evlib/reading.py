@@ -33,7 +33,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -69,6 +69,7 @@ def open(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -78,7 +79,8 @@ def open(
     path
         The file; for NPY also a folder of files with a column each.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`, for a file whose
+        content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
@@ -90,12 +92,15 @@ def open(
         `timestamp` and `polarity`, or one with all of them for `events`. In NPZ `member/field` is a field of records
         and `member/2` the third column of a table; in NPY `field` or `2`.
     time_unit
-        HDF5, NPY and NPZ: unit of the stored times, `ns`, `us`, `ms` or `s`, in place of what the file says.
+        HDF5, NPY, NPZ and text: unit of the stored times, `ns`, `us`, `ms` or `s`, in place of what the file says.
     time_offset
-        HDF5, NPY and NPZ: timedelta or microseconds added to every stored time, in place of what the file says.
+        HDF5, NPY, NPZ and text: timedelta or microseconds added to every stored time, in place of what the file says.
     pixel_parts
         HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, such as 32 for HS-ERGB and BS-ERGB; the
         nearest pixel is given. By default 1, or 32 where NPZ columns have values too large for pixels.
+    text_columns
+        Text and CSV: what the columns are, where the file does not tell: `"t x y p"` in any order, `_` for columns to
+        skip.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -124,6 +129,7 @@ def open(
         _arguments.text(time_unit, "time_unit"),
         _arguments.microseconds(time_offset, "time_offset"),
         None if pixel_parts is None else _arguments.integer(pixel_parts, "pixel_parts", low=1, high=_LARGEST_PARTS),
+        _arguments.text(text_columns, "text_columns"),
     )
     recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
@@ -158,6 +164,7 @@ def load_events(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -177,7 +184,7 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -212,6 +219,7 @@ def load_events(
             time_unit=time_unit,
             time_offset=time_offset,
             pixel_parts=pixel_parts,
+            text_columns=text_columns,
             on_problem=on_problem,
         )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
@@ -235,6 +243,7 @@ def read_events(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    text_columns: str | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -254,7 +263,7 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, on_problem
         As for :func:`open`.
 
     Raises
@@ -287,6 +296,7 @@ def read_events(
         time_unit=time_unit,
         time_offset=time_offset,
         pixel_parts=pixel_parts,
+        text_columns=text_columns,
         on_problem=on_problem,
     )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

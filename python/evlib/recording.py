@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from evlib import _arguments
-from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, Source, scan, scan_frame
+from evlib._scan import SCHEMA, TRIGGER_SCHEMA, Selection, Source, scan, scan_frame, scan_side
 from evlib.exceptions import ArgumentError, ProblemError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from evlib import _evlib
     from evlib._arguments import Microseconds, TimeRange
@@ -101,7 +103,7 @@ class Recording:
 
     @property
     def format(self) -> str:
-        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """Format, as `evt3`, `hdf5` or `aedat4`."""
         return self._opened.format
 
     @property
@@ -146,6 +148,60 @@ class Recording:
         """External triggers: `id` UInt8, `polarity` Int8 (+1 rising, -1 falling), `timestamp` Duration(us)."""
         name = f"evlib triggers {_arguments.printable(self._path)}"
         return scan_frame(lambda: pl.DataFrame(self._opened.triggers()), TRIGGER_SCHEMA, explain_name=name)
+
+    @property
+    def imu(self) -> pl.LazyFrame:
+        """Inertial measurements, on the clock of the events.
+
+        Columns: `timestamp` Duration(us), and Float32: `accelerometer_x`, `_y`, `_z` (in g, for AEDAT),
+        `gyroscope_x`, `_y`, `_z` (°/s), `magnetometer_x`, `_y`, `_z` (µT, null where there is none), `temperature`
+        (°C). An ArgumentError names the streams where there is none, or more than one.
+        """
+        return self.load_stream("imu")
+
+    @property
+    def frames(self) -> pl.LazyFrame:
+        """Frames, on the clock of the events.
+
+        Columns: `timestamp`, `exposure_start`, `exposure_end` Duration(us), `width`, `height` UInt16, `channels` UInt8,
+        `bits` UInt8 (of a channel), `format` String (`GRAY`, `BGR`, ...), `pixels` Binary (rows from the top, channels
+        interleaved, little-endian). An ArgumentError names the streams where there is none, or more than one.
+        """
+        return self.load_stream("frames")
+
+    def load_stream(self, name: str) -> pl.LazyFrame:
+        """LazyFrame over a stream beside the events, by its name in `streams`, with memory of a few batches.
+
+        Streams of kind `imu`, `frames` and `triggers` have the columns of the properties of these names, all starting
+        with or containing `timestamp`; those of kind `other` the columns that `streams` names in `detail`. Kinds that
+        are only listed, as poses, are an ArgumentError that names the streams there are.
+        """
+        if not isinstance(name, str):
+            raise ArgumentError(f"`name` is the name of a stream, found {name!r}")
+        return scan_side(Source(self._opened), name, path=self._path)
+
+    def frame(self, index: int, *, stream: str = "frames") -> np.ndarray:
+        """Decode one frame: an array of height x width, or of height x width x channels where there are several.
+
+        Reads the frames before it too: to go through many, use `frames`.
+        """
+        import numpy as np
+
+        index = _arguments.integer(index, "index", low=0, high=2**53)
+        left = index
+        for batch in self._opened.side(stream):
+            frames = pl.DataFrame(batch)
+            if "pixels" not in frames.columns:
+                raise ArgumentError(f"the stream `{stream}` has no frames")
+            if left >= frames.height:
+                left -= frames.height
+                continue
+            row = frames.row(left, named=True)
+            kind = {"int": "i", "float": "f"}.get(row["format"].partition(":")[2], "u")
+            shape = [row["height"], row["width"], row["channels"]]
+            pixels = np.frombuffer(row["pixels"], f"<{kind}{row['bits'] // 8}")
+            return pixels.reshape(shape[:2] if shape[2] == 1 else shape)
+        raise IndexError(f"there is no frame {index}: the stream `{stream}` has {index - left}")
 
     @property
     def problems(self) -> pl.DataFrame:

@@ -16,7 +16,17 @@ from evlib.recording import Recording
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_BY_EXTENSION = {".raw": "evt3", ".h5": "hdf5", ".hdf5": "hdf5", ".npy": "npy", ".npz": "npz"}
+_BY_EXTENSION = {
+    ".raw": "evt3",
+    ".aedat4": "aedat4",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".es": "es",
+    ".txt": "text",
+    ".csv": "text",
+}
 
 
 def _frames(
@@ -104,15 +114,17 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order: a DataFrame, a LazyFrame, a Recording or an iterator of DataFrames (these three written
-        batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`, `timestamp` (Duration or integer
-        microseconds) and `polarity` (1 and -1, or bool).
+        Events in time order (`text` and `atis-bin`: in any order): a DataFrame, a LazyFrame, a Recording or an iterator
+        of DataFrames (these three written batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`,
+        `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1, or bool).
     path
         The new file.
     format
-        `evt3`, `evt2`, `hdf5`, `npy` or `npz`; by default what the extension stands for, `.raw` being `evt3`, `.h5`
-        and `.hdf5` being `hdf5`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p`
-        (int8), `npz` an array for each; they do not hold the geometry.
+        `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands
+        for: `.raw` is `evt3`, `.h5` and `.hdf5` are `hdf5`, `.aedat4`, `.npy`, `.npz` and `.es` what they say, `.txt`
+        and `.csv` are `text`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
+        `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
+        microseconds. Neither these nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -127,8 +139,8 @@ def write_events(
         `prophesee` is what Prophesee's tools read: `/CD/events` in their own compression, ECF, and
         `/EXT_TRIGGER/events`. The sensor has at most 2048 x 2048 pixels.
     compression
-        HDF5 in the `dsec` layout only: `zstd` (default; Blosc, which h5py reads after `import hdf5plugin`), `gzip`
-        (slower; every HDF5 reads it) or `none`.
+        HDF5 in the `dsec` layout: `zstd` (default; Blosc, which h5py reads after `import hdf5plugin`), `gzip`
+        (slower; every HDF5 reads it) or `none`. AEDAT4: `lz4` (default) or `none`.
     triggers
         External triggers in time order, as `Recording.triggers` gives them: columns `id`, `polarity` and `timestamp`.
         Only HDF5 in the `prophesee` layout holds any.
@@ -143,9 +155,10 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back, are negative (but for the `dsec` layout,
-        `npy` and `npz`) or too large (2^46 us for `evt3`, 2^55 us for `evt2`, 2^40 us after the first for `hdf5`,
-        which has a table of rows by time), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back (but for `text` and `atis-bin`), are
+        negative (but for the `dsec` layout, `aedat4`, `npy`, `npz` and `text`) or too large (2^46 us for `evt3`, 2^55
+        us for `evt2`, 2^35 us for `es`, 2^23 us for `atis-bin`, 2^40 us after the first for `hdf5`, which has a table
+        of rows by time), pixels outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------
@@ -177,7 +190,7 @@ def write_events(
     if format is None:
         raise ArgumentError(
             f"the extension `{extension}` does not tell the format: pass `format`, "
-            '`"evt3"`, `"evt2"`, `"hdf5"`, `"npy"` or `"npz"`'
+            '`"evt3"`, `"evt2"`, `"aedat4"`, `"hdf5"`, `"npy"`, `"npz"`, `"es"`, `"atis-bin"` or `"text"`'
         )
     layout = _arguments.text(layout, "layout")
     compression = _arguments.text(compression, "compression")

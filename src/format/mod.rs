@@ -11,11 +11,17 @@ use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
 
+pub(crate) mod aedat;
 pub(crate) mod array;
+pub(crate) mod atis_bin;
+pub(crate) mod event_stream;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
+#[cfg(test)]
+mod testing;
+pub(crate) mod text;
 
 /// Bytes from the start of a file that identification looks at.
 pub(crate) const HEAD: usize = 1 << 16;
@@ -40,11 +46,41 @@ pub enum Format {
     Npy,
     /// A zip archive of arrays of NumPy.
     Npz,
+    /// AEDAT 1.0, of jAER.
+    Aedat1,
+    /// AEDAT 2.0, of jAER.
+    Aedat2,
+    /// AEDAT 3.0 and 3.1, of cAER.
+    Aedat3,
+    /// AEDAT 4.0, of DV.
+    Aedat4,
+    /// Event Stream, version 2.
+    EventStream,
+    /// ATIS events of 40 bits each, as in N-MNIST and N-Caltech101.
+    AtisBin,
+    /// Text and CSV, an event a line.
+    Text,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
+    pub const ALL: [Self; 15] = [
+        Self::Evt2,
+        Self::Evt21,
+        Self::Evt3,
+        Self::Evt4,
+        Self::Dat,
+        Self::Hdf5,
+        Self::Npy,
+        Self::Npz,
+        Self::Aedat1,
+        Self::Aedat2,
+        Self::Aedat3,
+        Self::Aedat4,
+        Self::EventStream,
+        Self::AtisBin,
+        Self::Text,
+    ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -58,6 +94,13 @@ impl Format {
             Self::Hdf5 => "hdf5",
             Self::Npy => "npy",
             Self::Npz => "npz",
+            Self::Aedat1 => "aedat1",
+            Self::Aedat2 => "aedat2",
+            Self::Aedat3 => "aedat3",
+            Self::Aedat4 => "aedat4",
+            Self::EventStream => "es",
+            Self::AtisBin => "atis-bin",
+            Self::Text => "text",
         }
     }
 }
@@ -78,6 +121,11 @@ impl FromStr for Format {
             "evt20" => "evt2",
             "evt30" => "evt3",
             "evt40" => "evt4",
+            "aedat10" => "aedat1",
+            "aedat20" => "aedat2",
+            "aedat30" | "aedat31" => "aedat3",
+            "aedat40" => "aedat4",
+            "csv" | "txt" => "text",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -139,27 +187,31 @@ enum Family {
     Hdf5,
     Npy,
     Npz,
+    Aedat,
+    EventStream,
+    AtisBin,
+    Text,
 }
 
 impl Family {
-    /// The family that the caller's format or the first bytes name.
-    fn of(head: &[u8], wanted: Option<Format>) -> Self {
-        match wanted {
+    /// The family that the caller's format or the first bytes name; the extension counts only where the bytes fit too.
+    fn of(head: &[u8], source: &Source, options: &OpenOptions) -> Self {
+        match options.format {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
-            None => Self::seen(head),
-        }
-    }
-
-    /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
-    fn seen(head: &[u8]) -> Self {
-        match head {
-            head if numpy::is_npy(head) => Self::Npy,
-            head if numpy::is_zip(head) => Self::Npz,
-            head if hdf5::has_signature(head) => Self::Hdf5,
-            _ => Self::Prophesee,
+            Some(Format::Aedat1 | Format::Aedat2 | Format::Aedat3 | Format::Aedat4) => Self::Aedat,
+            Some(Format::EventStream) => Self::EventStream,
+            Some(Format::AtisBin) => Self::AtisBin,
+            Some(Format::Text) => Self::Text,
+            None if numpy::is_npy(head) => Self::Npy,
+            None if numpy::is_zip(head) => Self::Npz,
+            None if hdf5::has_signature(head) => Self::Hdf5,
+            None if aedat::names(head, source) => Self::Aedat,
+            None if event_stream::names(head) => Self::EventStream,
+            None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
+            None if atis_bin::fits(head, source) => Self::AtisBin,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
         }
     }
 }
@@ -167,11 +219,15 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, options.format) {
+    match Family::of(&head, &source, options) {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
         Family::Npy => numpy::open_npy(source, options),
         Family::Npz => numpy::open_npz(source, options),
+        Family::Aedat => aedat::open(source, &head, options),
+        Family::EventStream => event_stream::open(source, &head, options),
+        Family::AtisBin => atis_bin::open(source, &head, options),
+        Family::Text => text::open(source, &head, options),
     }
 }
 
@@ -207,32 +263,41 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
     Ok(opened.identity)
 }
 
+/// First bytes of formats that name themselves.
+const MAGICS: &[(&[u8], &str)] = &[
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"PK\x03\x04", "a zip archive (NPZ?)"),
+    (b"Event Stream", "an Event Stream file"),
+    (b"% ", "a header of lines that start with `% `, as of RAW and DAT files"),
+    (b"#!AER-DAT", "an AEDAT file"),
+    (b"#ROSBAG", "a ROS 1 bag"),
+    (b"\x89MCAP", "an MCAP file"),
+    (b"SQLite format 3\0", "an SQLite database (a ROS 2 bag?)"),
+    (b"ARROW1", "an Arrow IPC file"),
+    (b"PAR1", "a Parquet file"),
+    (b"MATLAB 5.0", "a MATLAB file"),
+    (b"\x1f\x8b", "a gzip stream"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard stream"),
+    (b"\xfd7zXZ", "an xz stream"),
+    (b"BZh", "a bzip2 stream"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"RIFF", "a RIFF container (AVI?)"),
+    (b"\x7fELF", "a program"),
+    (b"<?xml", "XML"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the recording itself"),
+];
+
+/// Whether no format that names itself starts like this.
+pub(crate) fn looks_unknown(head: &[u8]) -> bool {
+    !MAGICS.iter().any(|(magic, _)| magic.len() >= 4 && head.starts_with(magic))
+}
+
 /// What unknown content looks like, from its first bytes.
 pub(crate) fn looks_like(head: &[u8]) -> String {
-    const MAGICS: &[(&[u8], &str)] = &[
-        (b"#!AER-DAT", "an AEDAT file"),
-        (b"Event Stream", "an Event Stream file"),
-        (b"#ROSBAG", "a ROS 1 bag"),
-        (b"\x89MCAP", "an MCAP file"),
-        (b"SQLite format 3\0", "an SQLite database (a ROS 2 bag?)"),
-        (b"\x93NUMPY", "a NumPy array"),
-        (b"PK\x03\x04", "a zip archive (NPZ?)"),
-        (b"ARROW1", "an Arrow IPC file"),
-        (b"PAR1", "a Parquet file"),
-        (b"MATLAB 5.0", "a MATLAB file"),
-        (b"\x1f\x8b", "a gzip stream"),
-        (b"\x28\xb5\x2f\xfd", "a Zstandard stream"),
-        (b"\xfd7zXZ", "an xz stream"),
-        (b"BZh", "a bzip2 stream"),
-        (b"\x89PNG", "a PNG picture"),
-        (b"\xff\xd8\xff", "a JPEG picture"),
-        (b"RIFF", "a RIFF container (AVI?)"),
-        (b"\x7fELF", "a program"),
-        (b"<?xml", "XML"),
-        (b"<!DOCTYPE", "a web page"),
-        (b"<html", "a web page"),
-        (b"version https://git-lfs", "a Git LFS pointer, not the recording itself"),
-    ];
     if head.is_empty() {
         return "an empty file".to_owned();
     }

@@ -387,6 +387,7 @@ pub(crate) fn open_npz(source: Source, options: &OpenOptions) -> Result<Opened> 
 
 /// Opens the events among some arrays.
 fn open(arrays: &Arrays, format: Format, mut reasons: Vec<String>, options: &OpenOptions) -> Result<Opened> {
+    options.refuse_text_options()?;
     let cameras = if options.path_map.is_empty() { arrays.cameras() } else { vec![arrays.mapped(&options.path_map)?] };
     if cameras.is_empty() {
         return Err(arrays.no_events(format));

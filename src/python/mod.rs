@@ -61,8 +61,8 @@ impl PySelection {
 }
 
 /// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times, parts of a
-/// pixel.
-type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>);
+/// pixel, columns of text.
+type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>, Option<String>);
 
 /// The arguments of [`open`].
 type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, ContentArguments);
@@ -139,6 +139,11 @@ impl PyRecording {
         errors::run(py, || self.0.triggers()).map(|triggers| Batch::new(triggers.into_record_batch()))
     }
 
+    fn side(&self, py: Python<'_>, name: &str) -> PyResult<PySideStream> {
+        let stream = errors::run(py, || self.0.side_stream(name).map_err(|error| error.with_path(self.0.path())))?;
+        Ok(PySideStream(stream.kind(), Mutex::new(stream)))
+    }
+
     fn read(&self, py: Python<'_>, selection: PySelection) -> PyResult<Batch> {
         errors::run(py, || self.0.read(&selection.into_selection()?)).map(|events| Batch::new(events.to_record_batch()))
     }
@@ -179,6 +184,32 @@ impl PyBatches {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
         let next = errors::run(py, || self.0.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
         Ok(next.map(|events| Batch::new(events.to_record_batch())))
+    }
+}
+
+/// An iterator of [`Batch`] over a stream beside the events.
+#[pyclass(name = "SideStream", module = "evlib._evlib", frozen)]
+struct PySideStream(crate::StreamKind, Mutex<crate::SideStream>);
+
+#[pymethods]
+impl PySideStream {
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn empty(&self) -> Batch {
+        let schema = self.1.lock().unwrap_or_else(PoisonError::into_inner).schema();
+        Batch::new(arrow_array::RecordBatch::new_empty(schema))
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        let next = errors::run(py, || self.1.lock().unwrap_or_else(PoisonError::into_inner).next().transpose())?;
+        Ok(next.map(Batch::new))
     }
 }
 
@@ -242,7 +273,7 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None)))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None, None)))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
@@ -252,11 +283,11 @@ fn open(
     content: ContentArguments,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
-        let (stream, path_map, time_unit, time_offset_us, pixel_parts) = content.clone();
+        let (stream, path_map, time_unit, time_offset_us, pixel_parts, text_columns) = content.clone();
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
         let time_unit = time_unit.as_deref().map(TimeUnit::from_name).transpose()?;
-        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts }.open(&path)
+        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts, text_columns }.open(&path)
     })?;
     Ok(PyRecording(recording, (path, format, geometry, threads, content)))
 }
@@ -277,7 +308,7 @@ fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(B
 #[pymodule(gil_used = false)]
 mod _evlib {
     #[pymodule_export]
-    use super::{Batch, PyBatches, PyRecording, PyWriter, identify, open, read_array};
+    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open, read_array};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives it")]

@@ -6,8 +6,8 @@ import argparse
 
 import evlib
 
-FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5")
-WRITTEN = ("evt2", "evt3", "hdf5")
+FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "es", "atis-bin", "text")
+WRITTEN = ("evt2", "evt3", "hdf5", "npy", "npz", "es", "atis-bin", "text")
 LAYOUTS = ("dsec", "prophesee")
 COMPRESSIONS = ("zstd", "gzip", "none")
 SHELLS = ("bash", "zsh", "fish")

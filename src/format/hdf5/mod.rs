@@ -54,6 +54,7 @@ pub(crate) fn has_signature(head: &[u8]) -> bool {
 
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+    options.refuse_text_options()?;
     let source = Arc::new(source);
     let shared: Arc<dyn Metadata> = Arc::from(meta::open(Arc::clone(&source))?);
     let meta = &*shared;

@@ -10,7 +10,8 @@ mod tests;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::write::{Compression, Hdf5Layout, Partial, Sink, WriteOptions};
+use crate::format::prophesee::writer::RANGE;
+use crate::write::{Compression, Hdf5Layout, Partial, Sink, WriteOptions, check_geometry};
 
 /// Microseconds that events may span: 12 days. Both layouts have a table with an entry every millisecond or two,
 /// whether there are events or not; a single wrong time must not fill the disk.
@@ -29,6 +30,11 @@ fn layout_of(path: &Path) -> Hdf5Layout {
 /// Refuses what no HDF5 file can be.
 pub(crate) fn check(path: &Path, options: &WriteOptions) -> Result<()> {
     if options.layout.unwrap_or_else(|| layout_of(path)) == Hdf5Layout::Dsec {
+        if options.compression == Some(Compression::Lz4) {
+            return Err(Error::invalid("HDF5 is not written with this compression")
+                .expecting("`zstd`, `gzip` or `none`")
+                .but_found("`lz4`"));
+        }
         return Ok(());
     }
     if let Some(compression) = options.compression {
@@ -37,7 +43,7 @@ pub(crate) fn check(path: &Path, options: &WriteOptions) -> Result<()> {
             .but_found(format!("`{}`", compression.name()))
             .hint("the DSEC layout can be compressed in several ways"));
     }
-    crate::format::prophesee::writer::check_geometry(options.geometry)
+    check_geometry(options.geometry, (RANGE, RANGE))
 }
 
 /// Starts a file.

@@ -190,6 +190,8 @@ pub(crate) fn geometry(found: &Found, wanted: Option<Geometry>) -> Result<Option
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result<Opened> {
     options.refuse_array_options()?;
+    options.refuse_text_options()?;
+    options.refuse_streams()?;
     let found = identify(head, source.path(), source.len(), options.format)?;
     let geometry = geometry(&found, options.geometry)?;
     let Found { identity, header, .. } = &found;

@@ -5,23 +5,11 @@
 //! half-range wrap detection.
 
 use super::evt3::{ADDR_X, ADDR_Y, TIME_HIGH, TIME_LOW, VECT_8, VECT_12, VECT_BASE_X};
-use crate::error::{Error, Result};
 use crate::schema::Geometry;
+use crate::write::Encoder;
 
 /// Words between time words where time stands still: readers that lose their place find it again soon.
 const WORDS_BETWEEN_TIMES: usize = 2048;
-
-/// Encodes events, given in time order, into bytes.
-pub(crate) trait Encoder: Send {
-    /// The file header.
-    fn header(&self, geometry: Geometry, date: &str) -> Vec<u8>;
-
-    /// First time that cannot be encoded.
-    fn end_of_time(&self) -> i64;
-
-    /// Appends the events; their values have been checked.
-    fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>);
-}
 
 fn header(geometry: Geometry, date: &str, version: &str, name: &str) -> Vec<u8> {
     let (width, height) = (geometry.width(), geometry.height());
@@ -196,13 +184,3 @@ impl Encoder for Evt2Encoder {
 
 /// Largest coordinate range of both encodings.
 pub(crate) const RANGE: u16 = 2048;
-
-/// Checks that the encodings can hold a sensor of this size.
-pub(crate) fn check_geometry(geometry: Geometry) -> Result<()> {
-    if geometry.width() > RANGE || geometry.height() > RANGE {
-        return Err(Error::invalid("the format cannot hold this sensor geometry")
-            .expecting("at most 2048x2048")
-            .but_found(geometry.to_string()));
-    }
-    Ok(())
-}

@@ -256,7 +256,8 @@ fn encode(compression: Compression, worker: &mut Worker, element: usize, rows: u
     match compression {
         Compression::Zstd => encoder.blosc_zstd(plain, element, ZSTD_LEVEL, out)?,
         Compression::Gzip => encoder.shuffle_deflate(plain, element, DEFLATE_LEVEL, out)?,
-        Compression::None => out.extend_from_slice(plain),
+        // LZ4 is refused before there is a file.
+        Compression::None | Compression::Lz4 => out.extend_from_slice(plain),
     }
     Ok(())
 }
@@ -268,6 +269,6 @@ fn filters(compression: Compression, element: usize, rows: usize) -> Vec<(u16, V
         // Revision and format of Blosc, size of elements and chunk, level, byte shuffle, Zstandard.
         Compression::Zstd => vec![(BLOSC, vec![2, 2, element, bytes, ZSTD_LEVEL as u32, 1, 5])],
         Compression::Gzip => vec![(SHUFFLE, vec![element]), (DEFLATE, vec![DEFLATE_LEVEL as u32])],
-        Compression::None => Vec::new(),
+        Compression::None | Compression::Lz4 => Vec::new(),
     }
 }

@@ -1,0 +1,235 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::*;
+use crate::format::testing::{Random, Row, check};
+use crate::write::Encoder;
+
+fn layout(head: &[u8], options: &OpenOptions) -> Result<Layout> {
+    Layout::detect(head, true, options)
+}
+
+fn lines(file: &[u8], options: &OpenOptions) -> Lines {
+    let layout = layout(file, options).unwrap();
+    let geometry = options.geometry.or(layout.geometry);
+    Lines::new(layout, geometry, options.time_offset_us.unwrap_or(0), file.len() as u64)
+}
+
+/// Line by line, by the definition.
+fn plain(lines: &Lines, file: &[u8]) -> (Vec<Row>, u64, u64) {
+    let (mut rows, mut bad, mut outside) = (Vec::new(), 0, 0);
+    let body = &file[lines.layout.start as usize..];
+    let mut parts: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
+    if body.ends_with(b"\n") || body.is_empty() {
+        parts.pop();
+    }
+    for line in parts {
+        match lines.parse(line) {
+            Line::Event { event, .. } => rows.push((event.x, event.y, event.t, if event.on { 1 } else { -1 })),
+            Line::Bad(_) => bad += 1,
+            Line::Outside => outside += 1,
+            Line::Nothing => {}
+        }
+    }
+    (rows, bad, outside)
+}
+
+fn agree(file: &[u8], options: &OpenOptions, random: &mut Random, largest: u64) -> Vec<Row> {
+    let lines = lines(file, options);
+    let (rows, bad, outside) = plain(&lines, file);
+    let problems = check(&lines, file, &rows, random, largest);
+    let count = |code| problems.get(code).map_or(0, |problem| problem.count);
+    assert_eq!((count(ProblemCode::BadLine), count(ProblemCode::OutOfBounds)), (bad, outside));
+    rows
+}
+
+fn read(text: &str) -> Vec<Row> {
+    agree(text.as_bytes(), &OpenOptions::default(), &mut Random(1), 100)
+}
+
+fn found(text: &str) -> String {
+    match layout(text.as_bytes(), &OpenOptions::default()) {
+        Ok(found) => format!(
+            "{} | {} | {}{}",
+            found.columns(),
+            found.separator.name(),
+            found.unit.name(),
+            found.geometry.map_or(String::new(), |size| format!(" | {size}"))
+        ),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn layouts_in_circulation() {
+    for (text, expected) in [
+        ("0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p | blank | s"),
+        ("240 180\n0.003811000 96 133 0\n", "t x y p | blank | s | 240x180"),
+        ("# v2e\n# more\n0.5 1 2 1 0\n0.6 3 4 0 1\n", "t x y p | blank | s"),
+        ("%geometry:640,480\n1,2,0,100\n3,2,1,105\n0,9,1,207\n", "x y p t | comma | us | 640x480"),
+        ("t,x@1280,y@720,on\r\n0,1,2,1\r\n", "t x y p | comma | us | 1280x720"),
+        ("timestamp, x, y, polarity\n1600000000000000, 3, 4, 1\n", "t x y p | comma | us"),
+        (",x,y,t,p\n0,1,2,3,0\n", "_ x y t p | comma | us"),
+        ("p\ty\tx\tts\n1\t2\t3\t4\n", "p y x t | tab | us"),
+        ("x;y;p;time (s)\n1;2;0;3\n", "x y p t | semicolon | s"),
+        ("time_ns,x,y,p\n1,2,3,1\n", "t x y p | comma | ns"),
+        ("x,y,polarity,timestamp\n1,2,0,1600000000123456789\n", "x y p t | comma | ns"),
+        ("t,x,y,p\n1600000000123,1,2,0\n", "t x y p | comma | ms"),
+        ("t,x,y,p\n1600000000.123,1,2,0\n", "t x y p | comma | s"),
+        ("t,x,y,p\n1000.0,1,2,0\n99000.0,1,2,0\n", "t x y p | comma | us"),
+        ("1 2 70000 1\n4 3 70001 0\n", "x y t p | blank | us"),
+        ("\u{feff}t,x,y,p\n1,2,3,1\n", "t x y p | comma | us"),
+        ("# t,x,y,p\n1,2,3,1\n", "t x y p | comma | us"),
+        ("10 5 3 1\n20 4 2 -1\n", "t x y p | blank | us"),
+        ("1.5e-3 5 3 1\n", "t x y p | blank | s"),
+        ("10 5 True 100\n20 4 False 170\n", "x y p t | blank | us"),
+    ] {
+        assert_eq!(found(text), expected, "{text:?}");
+        assert!(fits(text.as_bytes()), "{text:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_told() {
+    for text in ["1 1 1 1\n", "1 2 3 1\n", "a,b,c,d\n", "t,x,y\n1,2,3\n", "0.5 0.5 0.25 7\n"] {
+        assert!(found(text).contains("text_columns"), "{text:?}: {}", found(text));
+    }
+    for text in ["hello world\n", "", "\n\n", "% evt 3.0\n% end\n1 2 3 4\n", "#!AER-DAT2.0\r\n1 2 3 4\n", "{\"a\": [1, 2, 3, 4]}\n"] {
+        assert!(!fits(text.as_bytes()), "{text:?}");
+    }
+    assert!(!fits(b"0.1 1 2 1\n\0\0\0\0"));
+}
+
+#[test]
+fn columns_of_the_caller() {
+    let options = |columns: &str| OpenOptions::default().with_text_columns(columns);
+    let rows = agree(b"1 1 1 1\n9 8 7 0\n", &options("x y t p"), &mut Random(1), 9);
+    assert_eq!(rows, [(1, 1, 1, 1), (9, 8, 7, -1)]);
+    let rows = agree(b"a,b,c,d,e\n7,1,2,3,1\n", &options("_,p,y,x,t"), &mut Random(1), 9);
+    assert_eq!(rows, [(3, 2, 1, 1)]);
+    let rows = agree(b"a 0.5 1 2 1\nb 0.6 3 4 0\n", &options("_ t x y p"), &mut Random(1), 9);
+    assert_eq!(rows, [(1, 2, 500_000, 1), (3, 4, 600_000, -1)]);
+    let rows = agree(b"7 1 2 1\n", &options("t x y p").with_time_unit(TimeUnit::Milliseconds).with_time_offset(-1), &mut Random(1), 9);
+    assert_eq!(rows, [(1, 2, 6999, 1)]);
+    for wrong in ["", "t x y", "t x y p p", "t x y q", "t x y p t"] {
+        assert!(layout(b"1 2 3 4\n", &options(wrong)).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn lines_of_every_kind() {
+    let rows = read(
+        "\n0.5 1 2 1\r\n\r\n  0.6   3\t4 0  \n# no event\nnot one either\n0.7 1 2\n0.8 1 2 3\n-0.000001 +5 6.0 0\n.25 7.4 8 1.0\n1. 9 9 on",
+    );
+    assert_eq!(rows, [(1, 2, 500_000, 1), (3, 4, 600_000, -1), (5, 6, -1, -1), (7, 8, 250_000, 1), (9, 9, 1_000_000, 1)]);
+    assert_eq!(read("t,x,y,p\n\"1\",' 2 ',3,1\n"), [(2, 3, 1, 1)]);
+    assert_eq!(read("2 2\n0.1 1 1 1\n0.2 2 1 1\n0.3 1 -1 1\n"), [(1, 1, 100_000, 1)]);
+}
+
+#[test]
+fn endless_lines_are_stepped_over() {
+    let mut file = b"0.5 1 2 1\n".to_vec();
+    file.extend(std::iter::repeat_n(b'7', 3 * LONGEST));
+    file.extend(b" 1 2 1\n0.6 3 4 0\n");
+    file.extend(std::iter::repeat_n(b'#', 2 * LONGEST));
+    for largest in [1 << 10, 1 << 17, 1 << 20] {
+        let lines = lines(&file, &OpenOptions::default());
+        let (rows, bad, _) = plain(&lines, &file);
+        assert_eq!((rows.len(), bad), (2, 2));
+        let problems = check(&lines, &file, &rows, &mut Random(largest), largest);
+        assert_eq!(problems.get(ProblemCode::BadLine).unwrap().count, 2);
+    }
+}
+
+#[test]
+fn many_segments() {
+    let mut random = Random(11);
+    let (mut file, mut t) = (String::from("t,x,y,p\n"), 0);
+    for _ in 0..120_000 {
+        t += random.below(30);
+        let end = if random.below(40) == 0 { "\r\n" } else { "\n" };
+        match random.below(300) {
+            0 => file.push_str("# comment\n"),
+            1 => file.push_str("bad\n"),
+            2 => file.push('\n'),
+            _ => write!(file, "{t},{},{},{}{end}", random.below(1280), random.below(720), random.below(2)).unwrap(),
+        }
+    }
+    assert!(agree(file.as_bytes(), &OpenOptions::default(), &mut random, 1 << 20).len() > 118_000);
+}
+
+/// Numbers as they stand in files, and nearly so.
+fn field() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => (0_u32..1500).prop_map(|value| value.to_string()),
+        4 => (0_u64..10_000_000_000, 0_u32..14).prop_map(|(value, digits)| format!("{}.{:0width$}", value / 1000, value % 1000, width = digits as usize)),
+        3 => any::<u64>().prop_map(|value| value.to_string()),
+        1 => any::<i64>().prop_map(|value| value.to_string()),
+        1 => (any::<f64>()).prop_map(|value| format!("{value:e}")),
+        1 => (-2.0..700.0_f64).prop_map(|value| format!("{value:.3}")),
+        3 => prop_oneof![Just("0"), Just("1"), Just("-1"), Just("+"), Just("-0"), Just("00012"), Just("True"), Just("1."), Just(".5"), Just("")]
+            .prop_map(str::to_owned),
+        1 => "[0-9.eE+ #%x\"-]{0,12}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
+
+    /// The fast path and every split give what the definition gives, for lines that are nearly right.
+    #[test]
+    fn plain_lines_and_others(
+        rows in proptest::collection::vec(
+            (proptest::collection::vec(field(), 4..6), prop_oneof![8 => Just(" "), 1 => Just("  "), 1 => Just("\t"), 1 => Just(",")], prop_oneof![6 => Just("\n"), 2 => Just("\r\n"), 1 => Just(" \n"), 1 => Just("\n\n")]),
+            0..40,
+        ),
+        order in prop_oneof![Just("t x y p"), Just("x y p t"), Just("_ p y x t")],
+        unit in proptest::sample::select(TimeUnit::ALL.to_vec()),
+        comma: bool,
+        whole: bool,
+        seed: u64,
+    ) {
+        let mut text = String::from(if comma { "1,1,1,1,1\n" } else { "1 1 1 1 1\n" });
+        for (fields, separator, end) in &rows {
+            let separator = if comma && *separator == " " { "," } else { separator };
+            text.push_str(&fields.join(separator));
+            text.push_str(end);
+        }
+        if !whole {
+            text.pop();
+        }
+        let options = OpenOptions::default().with_text_columns(order).with_time_unit(unit);
+        agree(text.as_bytes(), &options, &mut Random(seed), 200);
+    }
+
+    #[test]
+    fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..3000), seed: u64) {
+        let _ = layout(&bytes, &OpenOptions::default());
+        let _ = fits(&bytes);
+        agree(&bytes, &OpenOptions::default().with_text_columns("t x y p"), &mut Random(seed), 500);
+    }
+
+    #[test]
+    fn random_text(text in "[0-9., \n\r#%eE+-]{0,600}", seed: u64) {
+        let _ = fits(text.as_bytes());
+        if layout(text.as_bytes(), &OpenOptions::default()).is_ok() {
+            agree(text.as_bytes(), &OpenOptions::default(), &mut Random(seed), 100);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read(rows in proptest::collection::vec((0_i16.., 0_i16.., any::<i64>(), any::<bool>()), 0..200), csv: bool) {
+        let mut writer = Writer::new(std::path::Path::new(if csv { "a.CSV" } else { "a.txt" }));
+        let mut file = writer.header(Geometry::new(1, 1).unwrap(), "");
+        let expected: Vec<Row> = rows.iter().map(|(x, y, t, on)| (*x, *y, *t, if *on { 1 } else { -1 })).collect();
+        for (x, y, t, p) in &expected {
+            writer.encode(&[*x], &[*y], &[*t], &[*p], &mut file);
+        }
+        let options = OpenOptions::default().with_text_columns("t x y p");
+        let options = if csv { options } else { options.with_time_unit(TimeUnit::Seconds) };
+        let lines = lines(&file, &options);
+        prop_assert!(check(&lines, &file, &expected, &mut Random(3), 500).is_empty());
+    }
+}
