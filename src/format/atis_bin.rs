@@ -273,6 +273,10 @@ impl Segmented for AtisBin {
         1
     }
 
+    fn about_events(&self, bytes: u64) -> Option<u64> {
+        Some(bytes / RECORD as u64)
+    }
+
     fn triggers(&self, _: &mut i64, _: &[u8], _: &mut TriggerColumns) {}
 }
 

@@ -547,6 +547,10 @@ impl Segmented for Records {
         1
     }
 
+    fn about_events(&self, bytes: u64) -> Option<u64> {
+        Some(bytes / self.size() as u64)
+    }
+
     fn triggers(&self, clock: &mut Clock, bytes: &[u8], out: &mut TriggerColumns) {
         self.each(bytes, |_, address, time| {
             let now = clock.tick(time);
