@@ -68,7 +68,8 @@ pub(crate) trait Planner: Send {
     type State;
 
     /// Plans the start of `bytes`, which stand at `offset`; `last` says that the file ends with them. Returns how many
-    /// bytes need not be shown again; 0 asks for a longer stretch. Segments have no counts yet.
+    /// bytes need not be shown again; 0 asks for a longer stretch. Segments have no counts, but where the planner sees
+    /// all that they hold, and that nothing of it is left out: those with events are not counted again.
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<Self::State>>, problems: &mut Problems) -> usize;
 }
 
@@ -289,6 +290,9 @@ impl<F: Segmented> Scan<F> {
             .par_iter_mut()
             .map(|segment| {
                 let mut problems = Problems::default();
+                if segment.events > 0 {
+                    return Ok(problems);
+                }
                 let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
                 with_buffer(|buffer| {
                     let bytes = buffer.take(len);
@@ -592,9 +596,9 @@ impl<S: Copy + Send + Sync> Windows<S> {
                     let start = usize::try_from(segment.offset - offset).unwrap_or(usize::MAX);
                     let slice = bytes.get(start..).and_then(|bytes| bytes.get(..usize::try_from(segment.len).ok()?));
                     let slice = slice.unwrap_or_default();
-                    if self.depth == Depth::Counts {
+                    if self.depth == Depth::Counts && segment.events == 0 {
                         scan.format.count(segment, slice, &mut problems);
-                    } else {
+                    } else if self.depth == Depth::Most {
                         segment.events = scan.format.most(slice);
                     }
                     problems
