@@ -70,7 +70,7 @@ ENTRANTS = [
         "evutils",
         "evutils==0.3.18",
         (*PROPHESEE, "aedat2", "aedat4"),
-        note="`EventReader.read_all`; AEDAT4: `EventReader_Aedat4(..., ext_trigger=True)`",
+        note="`EventReader.read_all`; AEDAT4: with `ext_trigger=True`",
     ),
     Entrant("expelliarmus", "expelliarmus", "expelliarmus==1.1.12", PROPHESEE, note="`Wizard.read`"),
     Entrant(

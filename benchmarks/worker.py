@@ -68,12 +68,8 @@ def read_evlib(job: Job) -> Work:
 def read_evutils(job: Job) -> Work:
     from evutils.io import EventReader
 
-    if job.get("format") == "aedat4":
-        from evutils.io import EventReader_Aedat4 as EventReader
-
-        options = {"ext_trigger": True}
-    else:
-        options = {}
+    # Without triggers it takes a packet of triggers for the end of an AEDAT 4.0 file.
+    options = {"ext_trigger": True} if job.get("format") == "aedat4" else {}
 
     def work() -> Any:
         with EventReader(job["path"], **options) as reader:

@@ -29,13 +29,13 @@ impl Drop for Scratch {
     }
 }
 
-/// How to open, by one byte: low four bits the format (by its number, else by content), the next two the geometry.
+/// How to open, by one byte: low five bits the format (by its number, else by content), the next two the geometry.
 pub fn options(byte: u8) -> OpenOptions {
     let mut options = OpenOptions::default();
-    if let Some(format) = Format::ALL.get(usize::from(byte & 15)) {
+    if let Some(format) = Format::ALL.get(usize::from(byte & 31)) {
         options = options.with_format(*format);
     }
-    match byte >> 4 & 3 {
+    match byte >> 5 & 3 {
         0 => options,
         1 => options.with_geometry(Geometry::new(640, 480).expect("a legal geometry")),
         2 => options.with_geometry(Geometry::new(1, 1).expect("a legal geometry")),
@@ -43,9 +43,11 @@ pub fn options(byte: u8) -> OpenOptions {
     }
 }
 
-/// Opens, or not: a refusal is a right answer to arbitrary bytes, a panic is not.
+/// Opens, or not: a refusal is a right answer to arbitrary bytes, a panic is not; so is one to have no events, or
+/// several streams of them.
 pub fn open(path: &Path, options: &OpenOptions) -> Option<Recording> {
-    match options.open(path) {
+    let events = |recording: Recording| recording.read(&Selection::default().with_limit(0)).map(|_| recording);
+    match options.open(path).and_then(events) {
         Ok(recording) => Some(recording),
         Err(error) => {
             assert!(!error.to_string().is_empty());

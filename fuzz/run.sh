@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")"
 
-targets="header read split index"
+targets="header read split index side write"
 seconds=${FUZZ_SECONDS:-60}
-each=$((seconds / 4))
+each=$((seconds / 6))
 [ "$each" -gt 0 ] || each=1
 
 if ! command -v cargo-fuzz >/dev/null 2>&1; then
@@ -28,9 +28,14 @@ failed=
 for target in $targets; do
     mkdir -p "corpus/$target"
     # Inputs to start from: each format forced upon noise, which is long enough to hold damage and recovery.
-    for format in 0 1 2 3 4; do
+    for format in 0 1 2 3 4 8 9 10 13 14; do
         [ -e "corpus/$target/noise-$format" ] ||
-            { printf "\\00$format"; head -c 1500 /dev/urandom; } >"corpus/$target/noise-$format"
+            { printf "\\$(printf %03o "$format")"; head -c 1500 /dev/urandom; } >"corpus/$target/noise-$format"
+    done
+    # And small files of the formats that say what they are, behind what the target reads of its own.
+    case $target in split) own=15 ;; index) own=7 ;; *) own=0 ;; esac
+    for seed in seeds/*; do
+        { printf '\037'; head -c "$own" /dev/zero; cat "$seed"; } >"corpus/$target/$(basename "$seed")"
     done
     echo "fuzzing $target for $each s"
     cargo $toolchain fuzz run --fuzz-dir . "$target" -- \

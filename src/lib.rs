@@ -50,6 +50,7 @@ mod side;
 mod simd;
 mod source;
 mod table;
+mod unpack;
 mod write;
 
 pub use columns::{EventColumns, TriggerColumns, event_schema, trigger_schema};

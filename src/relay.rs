@@ -155,7 +155,8 @@ impl<'a, F: Segmented> Relay<'a, F> {
         let mut segments = Vec::new();
         let mut problems = Problems::default();
         let consumed = baton.planner.plan(&bytes, offset, last, &mut segments, &mut problems);
-        for segment in &mut segments {
+        // Some planners count as they go.
+        for segment in segments.iter_mut().filter(|segment| segment.events == 0) {
             self.scan.format.count(segment, bytes_of(segment, &bytes, offset), &mut problems);
         }
         baton.held = bytes.get(consumed..).unwrap_or_default().to_vec();

@@ -70,7 +70,8 @@ pub(crate) trait Planner: Send {
     type State;
 
     /// Plans the start of `bytes`, which stand at `offset`; `last` says that the file ends with them. Returns how many
-    /// bytes need not be shown again; 0 asks for a longer stretch. Segments have no counts yet.
+    /// bytes need not be shown again; 0 asks for a longer stretch. Segments have no counts, but where the planner sees
+    /// all that they hold, and that nothing of it is left out: those with events are not counted again.
     fn plan(&mut self, bytes: &[u8], offset: u64, last: bool, plan: &mut Vec<Segment<Self::State>>, problems: &mut Problems) -> usize;
 }
 
@@ -330,6 +331,9 @@ impl<F: Segmented> Scan<F> {
             .par_iter_mut()
             .map(|segment| {
                 let mut problems = Problems::default();
+                if segment.events > 0 {
+                    return Ok(problems);
+                }
                 let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
                 with_buffer(|buffer| {
                     let bytes = buffer.take(len);
@@ -692,9 +696,9 @@ impl<S: Copy + Send + Sync> Windows<S> {
                 .map(|segment| {
                     let mut problems = Problems::default();
                     let slice = bytes_of(segment, bytes, offset);
-                    if self.depth == Depth::Counts {
+                    if self.depth == Depth::Counts && segment.events == 0 {
                         scan.format.count(segment, slice, &mut problems);
-                    } else {
+                    } else if self.depth == Depth::Most {
                         segment.events = scan.format.most(slice);
                     }
                     problems

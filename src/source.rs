@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Source {
     file: File,
     path: PathBuf,
+    /// What the content is called where it is not the file itself: a member of an archive, or what was packed.
+    called: Option<PathBuf>,
     /// Bytes of all files.
     len: u64,
     modified: Option<SystemTime>,
@@ -41,7 +43,7 @@ impl Source {
         }
         let file = File::open(path).map_err(|error| Error::io(error, path))?;
         let metadata = file.metadata().map_err(|error| Error::io(error, path))?;
-        Ok(Self { file, path: path.to_path_buf(), len: metadata.len(), modified: metadata.modified().ok(), more: Vec::new() })
+        Ok(Self { file, path: path.to_path_buf(), called: None, len: metadata.len(), modified: metadata.modified().ok(), more: Vec::new() })
     }
 
     /// Reads several files as one; also gives the positions at which they start.
@@ -72,8 +74,25 @@ impl Source {
         (file, offset - start, end.saturating_sub(offset))
     }
 
+    /// The content of this file, unpacked into another of `len` bytes.
+    pub(crate) fn unpacked(&self, file: File, len: u64) -> Self {
+        let called = Some(self.path.with_extension(""));
+        Self { file, path: self.path.clone(), called, len, modified: self.modified, more: Vec::new() }
+    }
+
+    /// Gives the content a name of its own.
+    pub(crate) fn called(self, name: PathBuf) -> Self {
+        Self { called: Some(name), ..self }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The extension of the content's name, in lower case.
+    pub(crate) fn extension(&self) -> String {
+        let name = self.called.as_ref().unwrap_or(&self.path);
+        name.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase()
     }
 
     pub(crate) fn len(&self) -> u64 {

@@ -6,7 +6,7 @@ use evlib_fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let extensions = ["raw", "dat", "bin"];
+    let extensions = ["raw", "dat", "bin", "aedat", "aedat4", "es", "txt", "csv"];
     let (choice, content) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
     let file = Scratch::new(&format!("header.{}", extensions[choice % extensions.len()]), content);
     match evlib::identify(file.path()) {

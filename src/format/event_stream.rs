@@ -490,9 +490,12 @@ fn contains(sensor: Geometry, x: u16, y: u16) -> bool {
 #[derive(Debug, Clone, Copy, Default)]
 struct Passed {
     at: usize,
-    /// Microseconds that went by, and records.
+    /// Microseconds that went by, records, and how many of those are no events of the sensor.
     advance: i64,
     records: u64,
+    others: u64,
+    /// Whether records outside the sensor are among them.
+    left_out: bool,
 }
 
 /// Why a scan ended.
@@ -529,19 +532,22 @@ impl<K: Kind> EventStream<K> {
             if at + RECORD * BLOCK <= until
                 && let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<{ RECORD * BLOCK }>)
             {
-                let (mut sum, mut other) = (0_u32, 0_u8);
+                let (mut sum, mut others, mut other) = (0_u32, 0_u32, 0_u8);
                 for i in 0..BLOCK {
                     let [head, x0, x1, y0, y1] = [0, 1, 2, 3, 4].map(|byte| block[RECORD * i + byte]);
                     other |= u8::from(head >= K::ALONE);
                     other |= u8::from(u16::from_le_bytes([x0, x1]) >= width);
                     other |= u8::from(u16::from_le_bytes([y0, y1]) >= height);
                     sum += u32::from(head >> K::SHIFT);
+                    others += u32::from(!K::is_event(head));
                 }
                 if other == 0 {
                     passed = Passed {
                         at: at + RECORD * BLOCK,
                         advance: passed.advance + i64::from(sum),
                         records: passed.records + BLOCK as u64,
+                        others: passed.others + u64::from(others),
+                        ..passed
                     };
                     outside = 0;
                     continue;
@@ -583,6 +589,8 @@ impl<K: Kind> EventStream<K> {
                         passed.advance += i64::from(head >> K::SHIFT);
                         passed.at += RECORD;
                         passed.records += 1;
+                        passed.others += u64::from(outside > 0 || !K::is_event(head));
+                        passed.left_out |= outside > 0;
                     }
                     Step::Partial if last || outside == 0 => return Stretch { start, passed, end: End::Partial },
                     Step::Partial => return Stretch { start, passed: before, end: End::Doubtful },
@@ -670,7 +678,7 @@ impl<K: Kind> Planner for Pass<K> {
                         offset: offset + at as u64,
                         len: (passed.at - at) as u64,
                         state: self.time,
-                        events: passed.records,
+                        events: if passed.left_out || stream.geometry != stream.stated { 0 } else { passed.records - passed.others },
                         triggers: 0,
                         first_us: self.time,
                         last_us: self.time + passed.advance,

@@ -10,6 +10,7 @@ use crate::reader::Reader;
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
+use crate::unpack::unpack;
 
 pub(crate) mod aedat;
 pub(crate) mod array;
@@ -238,7 +239,12 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
     {
         return Ok(opened);
     }
-    open(Source::open(path)?, options)
+    let (source, packing) = unpack(Source::open(path)?, options.format)?;
+    let mut opened = open(source, options)?;
+    if let Some(packing) = packing {
+        opened.identity.reasons.insert(0, format!("unpacked from {packing}"));
+    }
+    Ok(opened)
 }
 
 /// Tells the format of a file from its first bytes.

@@ -20,7 +20,7 @@ use super::array::{self, ArrayTable, Field, Lazy, Meaning, Part, Storage, names,
 use super::{Confidence, Format, Identity, Opened};
 
 mod header;
-mod zip;
+pub(crate) mod zip;
 
 #[cfg(test)]
 mod tests;

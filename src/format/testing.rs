@@ -40,7 +40,8 @@ pub(crate) fn segments<F: Segmented>(format: &F, file: &[u8], mut window: impl F
             size *= 2;
             continue;
         }
-        for segment in &mut found {
+        // Those with events have been counted by the planner.
+        for segment in found.iter_mut().filter(|segment| segment.events == 0) {
             let start = segment.offset as usize;
             let mut noted = Problems::default();
             format.count(segment, &file[start..start + segment.len as usize], &mut noted);

@@ -15,6 +15,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::columns::{Slots, TriggerColumns, rows_at, with_columns};
 use crate::error::Result;
 use crate::problem::{ProblemCode, Problems};
@@ -274,103 +276,81 @@ impl<const ADDRESS: usize, const DAVIS: bool, K: RecordKernel> simd::Kernel for 
     }
 }
 
-/// The first and the last time of records.
-struct Times<'a> {
+/// What records hold.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    events: u64,
+    triggers: u64,
+    /// Earliest and latest time.
+    first: i64,
+    last: i64,
+}
+
+/// Looks at records, the first of which is at `offset`: what they hold, and what is left out.
+struct Survey<'a> {
     records: &'a Records,
     clock: &'a mut Clock,
     bytes: &'a [u8],
-}
-
-impl RecordKernel for Times<'_> {
-    type Output = (i64, i64);
-
-    #[inline(always)]
-    fn run<const ADDRESS: usize, const DAVIS: bool>(self) -> (i64, i64) {
-        let Self { records, clock, bytes } = self;
-        let (mut first, mut last) = (i64::MAX, i64::MIN);
-        let mut now = *clock;
-        let size = ADDRESS + 4;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if let Some(block) = Block::load::<ADDRESS>(rest, now) {
-                let (low, high) = block.extent();
-                first = first.min(now.now + i64::from(low));
-                last = last.max(now.now + i64::from(high));
-                now = block.after(now);
-                rest = rest.get(BLOCK * size..).unwrap_or_default();
-                continue;
-            }
-            let some = rest.get(..BLOCK * size).unwrap_or(rest);
-            records.each(some, |_, _, time| {
-                let t = now.tick(time);
-                (first, last) = (first.min(t), last.max(t));
-                true
-            });
-            rest = rest.get(BLOCK * size..).unwrap_or_default();
-        }
-        *clock = now;
-        (first, last)
-    }
-}
-
-/// Counts the events of a segment, and what is left out.
-struct Count<'a> {
-    records: &'a Records,
-    segment: &'a mut Segment<Clock>,
-    bytes: &'a [u8],
+    offset: u64,
     problems: &'a mut Problems,
 }
 
-impl RecordKernel for Count<'_> {
-    type Output = ();
+impl RecordKernel for Survey<'_> {
+    type Output = Found;
 
     #[inline(always)]
-    fn run<const ADDRESS: usize, const DAVIS: bool>(self) {
-        let Self { records, segment, bytes, problems } = self;
-        let mut clock = segment.state;
-        let (mut events, mut triggers) = (0, 0);
+    fn run<const ADDRESS: usize, const DAVIS: bool>(self) -> Found {
+        let Self { records, clock, bytes, offset, problems } = self;
+        let mut now = *clock;
+        let mut found = Found { events: 0, triggers: 0, first: i64::MAX, last: i64::MIN };
         let size = ADDRESS + 4;
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if let Some(block) = Block::load::<ADDRESS>(rest, clock)
+            if let Some(block) = Block::load::<ADDRESS>(rest, now)
                 && i64::from(block.longest_step_back()) >= -RESET_US
                 && let (inside, 0) = records.judge::<DAVIS>(&block)
             {
-                let mut other = 0_u32;
+                let (mut events, mut triggers) = (0, 0);
                 for i in 0..BLOCK {
-                    events += u64::from(inside[i]);
-                    // External events have bit 15, or bit 10 without bit 31.
                     let address = block.addresses[i];
-                    let external = if DAVIS { address & (1 << 31 | 1 << 10) == 1 << 10 } else { address >> 15 & 1 == 1 };
-                    other += u32::from(external);
+                    events += u32::from(inside[i]);
+                    triggers += u32::from(if DAVIS { address & (1 << 31 | 1 << 10) == 1 << 10 } else { address >> 15 & 1 == 1 });
                 }
-                triggers += u64::from(other);
-                clock = block.after(clock);
+                let (low, high) = block.extent();
+                found = Found {
+                    events: found.events + u64::from(events),
+                    triggers: found.triggers + u64::from(triggers),
+                    first: found.first.min(now.now + i64::from(low)),
+                    last: found.last.max(now.now + i64::from(high)),
+                };
+                now = block.after(now);
                 at += BLOCK * size;
                 continue;
             }
             let some = rest.get(..BLOCK * size).unwrap_or(rest);
             records.each(some, |place, address, time| {
-                let before = clock;
-                let now = clock.tick(time);
-                let offset = segment.offset + (at + place) as u64;
-                if before.started && now < before.now - RESET_US {
+                let before = now;
+                let t = now.tick(time);
+                let offset = offset + (at + place) as u64;
+                if before.started && t < before.now - RESET_US {
                     let from = before.now;
-                    problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {now} us at byte {offset}"));
+                    problems.add(ProblemCode::TimeReset, 1, 0, offset, || format!("from {from} us to {t} us at byte {offset}"));
                 }
+                (found.first, found.last) = (found.first.min(t), found.last.max(t));
                 match records.event(address) {
-                    Some((x, y, _)) if records.pixel(x, y).is_some() => events += 1,
+                    Some((x, y, _)) if records.pixel(x, y).is_some() => found.events += 1,
                     Some(_) => {
                         let sensor = records.sensor;
                         problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
                     }
-                    None => triggers += u64::from(records.word(address) == Word::External),
+                    None => found.triggers += u64::from(records.word(address) == Word::External),
                 }
                 true
             });
             at += BLOCK * size;
         }
-        (segment.events, segment.triggers) = (events, triggers);
+        *clock = now;
+        found
     }
 }
 
@@ -482,6 +462,56 @@ struct RecordPlanner {
     clock: Clock,
 }
 
+/// What a segment holds, with times counted from its first, for a clock that is not known yet.
+struct Ahead {
+    first_time: u32,
+    found: Found,
+    /// The clock at the end.
+    end: i64,
+    clean: bool,
+}
+
+impl Records {
+    /// Looks at the records of a segment before the clock is known.
+    fn look_ahead(&self, bytes: &[u8]) -> Option<Ahead> {
+        /// Far from the first period, the only one before which there is none.
+        const SOMEWHEN: i64 = 1 << 40;
+        let mut first_time = None;
+        self.each(bytes, |_, _, time| {
+            first_time = Some(time);
+            false
+        });
+        let first_time = first_time?;
+        let start = SOMEWHEN + i64::from(first_time);
+        let mut clock = Clock { now: start, started: true };
+        let mut problems = Problems::default();
+        let found = self.run(Survey { records: self, clock: &mut clock, bytes, offset: 0, problems: &mut problems });
+        let found = Found { first: found.first - start, last: found.last - start, ..found };
+        Some(Ahead { first_time, found, end: clock.now - start, clean: problems.is_empty() })
+    }
+}
+
+impl RecordPlanner {
+    /// What a segment holds; its counts are 0 where something of it is left out.
+    fn place(&mut self, bytes: &[u8], ahead: Option<Ahead>) -> Found {
+        let before = self.clock;
+        let mut clock = before;
+        if let Some(Ahead { first_time, found, end, clean }) = ahead {
+            let start = clock.tick(first_time);
+            // No step in it is so long, and none so far back, that it would mean something else at another time.
+            if found.last - found.first < PERIOD / 2 && start + found.first >= 0 {
+                self.clock = Clock { now: start + end, started: true };
+                let (first, last) = (start + found.first, start + found.last);
+                let clean = clean && !(before.started && start < before.now - RESET_US);
+                return if clean { Found { first, last, ..found } } else { Found { events: 0, triggers: 0, first, last } };
+            }
+        }
+        let survey = Survey { records: &self.records, clock: &mut self.clock, bytes, offset: 0, problems: &mut Problems::default() };
+        let found = self.records.run(survey);
+        Found { events: 0, triggers: 0, ..found }
+    }
+}
+
 impl Planner for RecordPlanner {
     type State = Clock;
 
@@ -489,10 +519,20 @@ impl Planner for RecordPlanner {
         let size = self.records.size();
         let whole = if last { bytes.len() / size * size } else { bytes.len() / SEGMENT * SEGMENT };
         let mut at = offset;
-        for part in bytes.get(..whole).unwrap_or_default().chunks(SEGMENT) {
+        let parts = bytes.get(..whole).unwrap_or_default();
+        let looked: Vec<_> = parts.par_chunks(SEGMENT).map(|part| self.records.look_ahead(part)).collect();
+        for (part, ahead) in parts.chunks(SEGMENT).zip(looked) {
             let state = self.clock;
-            let (first_us, last_us) = self.records.run(Times { records: &self.records, clock: &mut self.clock, bytes: part });
-            plan.push(Segment { offset: at, len: part.len() as u64, state, events: 0, triggers: 0, first_us, last_us });
+            let found = self.place(part, ahead);
+            plan.push(Segment {
+                offset: at,
+                len: part.len() as u64,
+                state,
+                events: found.events,
+                triggers: found.triggers,
+                first_us: found.first,
+                last_us: found.last,
+            });
             at += part.len() as u64;
         }
         if last && whole < bytes.len() {
@@ -523,7 +563,9 @@ impl Segmented for Records {
     }
 
     fn count(&self, segment: &mut Segment<Clock>, bytes: &[u8], problems: &mut Problems) {
-        self.run(Count { records: self, segment, bytes, problems });
+        let mut clock = segment.state;
+        let found = self.run(Survey { records: self, clock: &mut clock, bytes, offset: segment.offset, problems });
+        (segment.events, segment.triggers) = (found.events, found.triggers);
     }
 
     fn fill(&self, columns: Columns, clock: &mut Clock, bytes: &[u8], out: &mut Slots<'_>) -> usize {

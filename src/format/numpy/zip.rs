@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     flags: u16,
     method: u16,
-    crc: u32,
+    pub(crate) crc: u32,
     /// Bytes in the archive.
     pub(crate) bytes: u64,
     /// Bytes of the member itself.
@@ -233,6 +233,11 @@ impl std::fmt::Debug for Deflated {
 }
 
 impl Deflated {
+    /// Where its bytes start, and how many they are.
+    pub(crate) fn place(&self) -> (u64, u64) {
+        (self.start, self.bytes)
+    }
+
     /// The first bytes, at most `limit`, decoded on their own.
     pub(crate) fn head(&self, limit: usize) -> Result<Vec<u8>> {
         let limit = usize::try_from(self.size).unwrap_or(usize::MAX).min(limit);
