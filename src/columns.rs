@@ -16,6 +16,7 @@ use arrow_buffer::{Buffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::error::{Error, Result};
+use crate::log::Payload;
 use crate::schema::{Column, Columns};
 
 /// Columns start at multiples of this, so that any SIMD load or store of a column is aligned to its start.
@@ -34,6 +35,8 @@ enum Origin {
     /// Always there but while it is dropped.
     #[cfg(target_os = "linux")]
     Mapped(Option<mapping::Mapping>),
+    /// A part of a log, which it keeps alive.
+    Log(#[expect(dead_code, reason = "kept, not read")] Payload),
 }
 
 // SAFETY: an arena is plain memory with one owner; it is only written through `&mut ColumnsBuilder` and only read
@@ -76,6 +79,7 @@ impl Drop for Arena {
                     mapping::put(mapping);
                 }
             }
+            Origin::Log(_) => {}
         }
     }
 }
@@ -484,6 +488,36 @@ impl EventColumns {
         Ok(builder.finish(rows))
     }
 
+    /// Columns in the bytes of a log, at these places; `None` where they are not within them, or not aligned.
+    pub(crate) fn view(payload: &Payload, offsets: Offsets, columns: Columns, rows: usize) -> Option<Self> {
+        let bytes = payload.bytes();
+        let start = NonNull::new(bytes.as_ptr().cast_mut())?;
+        for column in Column::ALL {
+            let (offset, width) = (offsets[column as usize], WIDTHS[column as usize]);
+            bytes.get(offset..offset.checked_add(rows.checked_mul(width)?)?)?;
+            if !(start.addr().get() + offset).is_multiple_of(width) {
+                return None;
+            }
+        }
+        // Never written to: a builder makes its own arena.
+        let arena = Arena { start, origin: Origin::Log(payload.clone()) };
+        Some(Self { arena: Arc::new(arena), offsets, columns, start: 0, rows })
+    }
+
+    /// The bytes of a column; empty if not selected.
+    pub(crate) fn bytes_of(&self, column: Column) -> &[u8] {
+        fn bytes<T>(values: &[T]) -> &[u8] {
+            // SAFETY: the values are integers of the types of `WIDTHS`, which have no padding; any byte of them can be
+            // read, as long as the borrow of the values lasts.
+            unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+        }
+        match column {
+            Column::X | Column::Y => bytes(self.slice_of::<i16>(column)),
+            Column::Timestamp => bytes(self.slice_of::<i64>(column)),
+            Column::Polarity => bytes(self.slice_of::<i8>(column)),
+        }
+    }
+
     /// Number of events.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -508,7 +542,8 @@ impl EventColumns {
             return &[];
         }
         // SAFETY: `ColumnsBuilder::new` laid the column out at this offset, aligned and initialised, with room for
-        // at least `start + rows` values (`finish` and `slice` keep to that); nobody writes to the arena any more.
+        // at least `start + rows` values (`finish` and `slice` keep to that), or `view` has checked that it is so;
+        // nobody writes to the arena any more.
         unsafe {
             let start = self.arena.start.as_ptr().add(self.offsets[column as usize]).cast::<T>().add(self.start);
             std::slice::from_raw_parts(start, self.rows)

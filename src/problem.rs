@@ -45,6 +45,8 @@ pub enum ProblemCode {
     BadValue,
     /// Rows at the end of one column that another column does not have: left out.
     LengthMismatch,
+    /// Records of a log that are damaged or torn: left out.
+    LostRecords,
     /// Coordinates between pixels, given as the nearest.
     Rounded,
     /// The file's own time index does not fit its times and was ignored.
@@ -68,6 +70,7 @@ impl ProblemCode {
             Self::Unreadable => "UNREADABLE",
             Self::BadValue => "BAD_VALUE",
             Self::LengthMismatch => "LENGTH_MISMATCH",
+            Self::LostRecords => "LOST_RECORDS",
             Self::Rounded => "ROUNDED",
             Self::IndexMismatch => "INDEX_MISMATCH",
             Self::StaleIndex => "STALE_INDEX",
@@ -83,6 +86,7 @@ impl ProblemCode {
             Self::LostSync => "words",
             Self::Truncated => "tails",
             Self::Unreadable | Self::LengthMismatch => "rows",
+            Self::LostRecords => "records",
             Self::IndexMismatch => "indexes",
             Self::Rounded | Self::StaleIndex => "files",
         }

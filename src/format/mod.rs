@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::reader::Reader;
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
@@ -40,11 +41,13 @@ pub enum Format {
     Npy,
     /// A zip archive of arrays of NumPy.
     Npz,
+    /// A file of the observation log that holds events.
+    Oblog,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
+    pub const ALL: [Self; 9] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz, Self::Oblog];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -58,6 +61,7 @@ impl Format {
             Self::Hdf5 => "hdf5",
             Self::Npy => "npy",
             Self::Npz => "npz",
+            Self::Oblog => "oblog",
         }
     }
 }
@@ -139,6 +143,7 @@ enum Family {
     Hdf5,
     Npy,
     Npz,
+    Oblog,
 }
 
 impl Family {
@@ -148,6 +153,7 @@ impl Family {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
+            Some(Format::Oblog) => Self::Oblog,
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             None => Self::seen(head),
         }
@@ -159,6 +165,7 @@ impl Family {
             head if numpy::is_npy(head) => Self::Npy,
             head if numpy::is_zip(head) => Self::Npz,
             head if hdf5::has_signature(head) => Self::Hdf5,
+            head if log::is_log(head) => Self::Oblog,
             _ => Self::Prophesee,
         }
     }
@@ -172,6 +179,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::Hdf5 => hdf5::open(source, options),
         Family::Npy => numpy::open_npy(source, options),
         Family::Npz => numpy::open_npz(source, options),
+        Family::Oblog => log::open_events(source.path(), options),
     }
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::record::{self, BLOCK, DATA_END_LEN, Directory, ENTRY, ENVELOPE, FOOTER_LEN, Head, INDEX_LEN, MAGIC, SessionInfo, op, u64_at};
 use super::recovery::{self, Scan};
@@ -78,6 +78,14 @@ impl Payload {
         Self { memory: Arc::new(Memory::Owned(bytes)), start: 0, len }
     }
 
+    /// A copy that starts at a multiple of 64.
+    pub(crate) fn from_aligned(bytes: &[u8]) -> Self {
+        let mut copy = vec![0; bytes.len() + record::ALIGN];
+        let start = copy.as_ptr().align_offset(record::ALIGN).min(record::ALIGN);
+        copy[start..start + bytes.len()].copy_from_slice(bytes);
+        Self { memory: Arc::new(Memory::Owned(copy)), start, len: bytes.len() }
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -91,10 +99,12 @@ impl Payload {
         (range.end <= self.len).then(|| Self { memory: Arc::clone(&self.memory), start: self.start + range.start, len })
     }
 
+    #[cfg(feature = "python")]
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 
+    #[cfg(feature = "python")]
     pub(crate) fn start(&self) -> usize {
         self.start
     }
@@ -189,7 +199,9 @@ impl Session {
             session.recovery = Recovery {
                 records: 0,
                 bytes: file.len() as u64,
-                reason: Some(if file.is_empty() { "empty file" } else { "no session record: not a log, or cut off in its first bytes" }.to_owned()),
+                reason: Some(
+                    if file.is_empty() { "empty file" } else { "no session record: not a log, or cut off in its first bytes" }.to_owned(),
+                ),
                 first_offset: Some(0),
             };
             session.memory = Arc::new(memory);
@@ -272,10 +284,6 @@ impl Session {
 
     pub(crate) fn recovery(&self) -> &Recovery {
         &self.recovery
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
     }
 
     pub(crate) fn file_len(&self) -> u64 {
@@ -613,6 +621,7 @@ impl Channel {
     }
 
     /// Number of files.
+    #[cfg(feature = "python")]
     pub(crate) fn parts(&self) -> usize {
         self.parts.len()
     }
@@ -660,7 +669,9 @@ impl Channel {
     /// Numbers of the records with these times.
     pub(crate) fn runs(&self, start_ns: u64, stop_ns: Option<u64>) -> Vec<Range<u64>> {
         let parts = self.parts.iter().zip(&self.starts);
-        parts.flat_map(|(part, first)| part.in_time(start_ns, stop_ns).into_iter().map(move |run| run.start + first..run.end + first)).collect()
+        parts
+            .flat_map(|(part, first)| part.in_time(start_ns, stop_ns).into_iter().map(move |run| run.start + first..run.end + first))
+            .collect()
     }
 
     /// Checks everything: each record, and what MCAP says of each closed file. Returns what is wrong, in words.
@@ -677,9 +688,9 @@ impl Channel {
             let bytes = session.memory.bytes();
             for at in 0..session.len() {
                 let checked = session.record(at).and_then(|_| {
-                    let head = session.entry_in(bytes, at).and_then(|entry| {
-                        Head::parse(bytes.get(usize::try_from(entry.0).ok()?..)?, entry.0, session.info.session)
-                    });
+                    let head = session
+                        .entry_in(bytes, at)
+                        .and_then(|entry| Head::parse(bytes.get(usize::try_from(entry.0).ok()?..)?, entry.0, session.info.session));
                     head.map_or(Ok(()), |head| session.check_payload(at, bytes, &head))
                 });
                 if let Err(error) = checked {

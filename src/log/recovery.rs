@@ -45,7 +45,7 @@ pub(crate) fn find_session(file: &[u8]) -> Result<Option<(SessionInfo, usize)>, 
 }
 
 /// What stands where no record of the log does.
-enum Other {
+pub(crate) enum Other {
     /// A record of another kind, with so many bytes.
     Known(usize),
     /// The end of the data.
@@ -57,7 +57,7 @@ enum Other {
     Damaged,
 }
 
-fn other(rest: &[u8]) -> Other {
+pub(crate) fn other(rest: &[u8]) -> Other {
     let Some(opcode) = rest.first() else { return Other::End };
     if *opcode == 0 {
         return if rest.iter().all(|byte| *byte == 0) { Other::Zeros } else { Other::Damaged };
@@ -84,7 +84,7 @@ fn other(rest: &[u8]) -> Other {
 }
 
 /// The place of the first head at or after `from`.
-fn next_head(file: &[u8], from: usize, session: u64) -> Option<usize> {
+pub(crate) fn next_head(file: &[u8], from: usize, session: u64) -> Option<usize> {
     let (pattern, place) = Head::pattern(session);
     let first = from.checked_add(place)?;
     memchr::memmem::find_iter(file.get(first..)?, &pattern).find_map(|found| {

@@ -503,8 +503,11 @@ impl Writer {
         self.settle(state)
     }
 
-    /// As [`Writer::write_aligned`], but `false` in place of waiting for anything.
-    pub(crate) fn try_write(&self, payload: &[&[u8]], aligned: usize, stamp: Stamp) -> Result<bool> {
+    /// As [`Writer::write_aligned`], but `false`, without an effect, in place of waiting for anything.
+    ///
+    /// # Errors
+    /// As [`Writer::write_aligned`].
+    pub fn try_write(&self, payload: &[&[u8]], aligned: usize, stamp: Stamp) -> Result<bool> {
         let (len, data_offset) = measure(payload, aligned)?;
         if self.is_large(len) || self.shared.options.durable {
             return Ok(false);
@@ -763,9 +766,11 @@ fn lock(folder: &Path, encoded: &str, channel: &str) -> Result<File> {
     let file = open.map_err(|error| Error::io(error, &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Error::invalid(format!("channel `{channel}` has a writer already: there is one at a time"))
-            .with_path(&path)
-            .hint("close the other writer, or choose another channel")),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::invalid(format!("channel `{channel}` has a writer already: there is one at a time"))
+                .with_path(&path)
+                .hint("close the other writer, or choose another channel"))
+        }
         Err(fs::TryLockError::Error(error)) => Err(Error::io(error, &path)),
     }
 }

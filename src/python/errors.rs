@@ -10,7 +10,7 @@ pub(super) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Se
     py.detach(work).map_err(|error| exception(py, &error))
 }
 
-fn exception(py: Python<'_>, error: &Error) -> PyErr {
+pub(super) fn exception(py: Python<'_>, error: &Error) -> PyErr {
     build(py, error).unwrap_or_else(|failure| failure)
 }
 
@@ -22,6 +22,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Truncated => "truncated",
         ErrorKind::InvalidArgument => "argument",
+        ErrorKind::QueueFull => "full",
     };
     let details = [
         ("path", error.path().into_pyobject(py)?.into_any()),
