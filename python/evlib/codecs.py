@@ -445,13 +445,6 @@ def registered() -> dict[str, type[Any]]:
     return dict(_REGISTRY)
 
 
-for _codec in (
-    NumpyArrayCodec, EventsCodec, ArrowCodec, BytesCodec, JsonCodec, ImageCodec, ProtobufCodec, PandasDataFrameCodec,
-    PickleCodec,
-):  # fmt: skip
-    register(_codec)
-
-
 def describe(codec: Codec) -> tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]:
     """Name, version, metadata, MCAP encoding and MCAP schema of a codec."""
     if not isinstance(codec, Codec) or isinstance(codec, type):
@@ -572,3 +565,10 @@ def _extra(module: str, extra: str) -> Any:  # noqa: ANN401
 
 class MissingDependencyError(EvlibError, ImportError):
     """An optional dependency is not installed."""
+
+
+for _codec in (
+    NumpyArrayCodec, EventsCodec, ArrowCodec, BytesCodec, JsonCodec, ImageCodec, ProtobufCodec, PandasDataFrameCodec,
+    PickleCodec,
+):  # fmt: skip
+    register(_codec)
