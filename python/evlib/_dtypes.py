@@ -31,15 +31,17 @@ def text_of(dtype: np.dtype) -> str:
 
 def type_of(text: str) -> np.dtype:
     """Read what `text_of` wrote."""
+    shown = text if len(text) < 80 else text[:80] + "..."
+    if len(text) > _LONGEST:
+        raise FormatError(f"not a type of NumPy: {len(text)} characters")
     try:
-        if not text.startswith("["):
-            return np.dtype(text)
-        if len(text) > _LONGEST:
-            raise ValueError(f"{len(text)} characters")
-        return descr_to_dtype(ast.literal_eval(text))
+        dtype = descr_to_dtype(ast.literal_eval(text)) if text.startswith("[") else np.dtype(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, KeyError, IndexError) as error:
-        shown = text if len(text) < 80 else text[:80] + "..."
         raise FormatError(f"not a type of NumPy: `{shown}`: {error}") from error
+    # Bytes of a file taken for references would end the process.
+    if dtype.hasobject:
+        raise FormatError(f"a type that holds references, not values: `{shown}`")
+    return dtype
 
 
 def _same(found: np.dtype, wanted: np.dtype) -> bool:

@@ -8,7 +8,7 @@ version of its codec, so that reading needs none. Your own codec is a class like
 >>> from evlib.codecs import NumpyArrayCodec
 >>> codec = NumpyArrayCodec()
 >>> payload = codec.encode(np.array([1, 2], "<i2"))
->>> payload
+>>> bytes(payload)
 b'\\x03\\x00\\x00\\x00<i2\\x01\\x00\\x00\\x00\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01\\x00\\x02\\x00'
 >>> codec.decode(payload)
 array([1, 2], dtype=int16)
@@ -69,8 +69,13 @@ class Codec(Protocol):
         Message encoding, and schema as (name, encoding, content), under which other readers of MCAP know the payload.
     """
 
-    name: str
-    version: int
+    @property
+    def name(self) -> str:
+        """Name in the file."""
+
+    @property
+    def version(self) -> int:
+        """Version in the file."""
 
     def encode(self, item: Any, /) -> Buffer | Sequence[Buffer]:  # noqa: ANN401
         """Give the bytes of an item, or buffers that follow each other."""
@@ -94,10 +99,10 @@ class NumpyArrayCodec:
     version: ClassVar[int] = 1
     aligned: ClassVar[int] = 1
 
-    def encode(self, item: Any) -> bytes:  # noqa: ANN401
-        """Give the payload of an array, or of what `numpy.asarray` makes one of.
+    def encode(self, item: Any) -> memoryview:  # noqa: ANN401
+        """Give the payload of an array, or of what `numpy.asarray` makes one of; its data starts at a multiple of 64.
 
-        The log itself does not use this: it takes the array's memory without a copy.
+        The log itself does not use this: it takes the array's memory.
         """
         return _evlib.log_encode_array(item)
 
@@ -144,9 +149,7 @@ class EventsCodec:
         from evlib.writing import one_frame
 
         frame = one_frame(item)
-        times, x, y, polarity = (
-            frame[name].to_physical().to_numpy() for name in ("timestamp", "x", "y", "polarity")
-        )
+        times, x, y, polarity = (frame[name].to_physical().to_numpy() for name in ("timestamp", "x", "y", "polarity"))
         rows = len(times)
         if rows:
             if self.geometry is not None:
@@ -340,11 +343,16 @@ class ProtobufCodec:
     def from_metadata(cls, metadata: Mapping[str, str]) -> ProtobufCodec:
         """Make the codec for reading, with a class made of the stored description."""
         _extra("google.protobuf", "protobuf")
-        pools, factory = import_module("google.protobuf.descriptor_pool"), import_module("google.protobuf.message_factory")
+        pools, factory = (
+            import_module("google.protobuf.descriptor_pool"),
+            import_module("google.protobuf.message_factory"),
+        )
         name = metadata.get("message") or metadata.get("schema", "")
         content = metadata.get("descriptors") or metadata.get("schema_data", "")
         try:
-            descriptors = import_module("google.protobuf.descriptor_pb2").FileDescriptorSet.FromString(bytes.fromhex(content))
+            descriptors = import_module("google.protobuf.descriptor_pb2").FileDescriptorSet.FromString(
+                bytes.fromhex(content)
+            )
             pool = pools.DescriptorPool()
             for file in descriptors.file:
                 pool.Add(file)

@@ -135,7 +135,10 @@ def _from_rust(
         return QueueFullError(message)
     name = None if path is None else _os.fspath(path)
     if kind == "io" and errno is not None:
-        return _BY_ERRNO.get(errno, EvlibOSError)(errno, _os.strerror(errno), name)
+        text = _os.strerror(errno)
+        if expected is not None:
+            text += f": expected {expected}, found {found}"
+        return _BY_ERRNO.get(errno, EvlibOSError)(errno, text, name)
     if kind == "io":
         return EvlibOSError(message)
     if kind == "truncated":

@@ -149,8 +149,8 @@ class Channel:
     def files(self) -> list[LogFile]:
         """The files, in order: one for each writing session."""
         return [
-            LogFile(path, *numbers, codec, version, dict(metadata), created, times, closed, Recovery(*recovery))
-            for path, *numbers, codec, version, metadata, created, times, closed, recovery in self._opened.files()
+            LogFile(path, size, records, codec, version, dict(metadata), created, times, closed, Recovery(*recovery))
+            for path, size, records, codec, version, metadata, created, times, closed, recovery in self._opened.files()
         ]
 
     def __len__(self) -> int:

@@ -160,7 +160,7 @@ impl Topic {
         let payload = Payload::new(memory, offset as usize, entry.len as usize)
             .ok_or_else(|| Error::format("a message outside its chunk").with_path(&self.shared.path))?;
         let Entry { sequence, log_time_ns, sensor_time_ns, .. } = *entry;
-        Ok(Record { sequence, log_time_ns, sensor_time_ns, payload })
+        Ok(Record { sequence, log_time_ns, sensor_time_ns, payload, data_offset: 0 })
     }
 
     pub(crate) fn in_time(&self, start: u64, stop: Option<u64>) -> Vec<Range<u64>> {
@@ -361,6 +361,33 @@ pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
         (channel.topic, topic)
     });
     Ok(topics.collect())
+}
+
+/// How a file of a log describes its channel to other readers of MCAP.
+pub(super) struct Description {
+    pub(super) encoding: String,
+    pub(super) schema: Option<(String, String, Vec<u8>)>,
+}
+
+/// The description of a file's channel, if it is whole.
+pub(super) fn describe(path: &Path) -> Result<Option<Description>> {
+    let memory = map(path)?;
+    let file = memory.bytes();
+    let mut collector = Collector::default();
+    let mut at = MAGIC.len();
+    while let Some((opcode, content)) = envelope(file, at)
+        && !matches!(opcode, op::HEAD | op::DATA_END)
+    {
+        if matches!(opcode, op::SCHEMA | op::CHANNEL) {
+            let bytes = file.get(content.clone()).unwrap_or_default();
+            if collector.take(opcode, bytes, Place::File(at as u64)).is_none() {
+                return Ok(None);
+            }
+        }
+        at = content.end;
+    }
+    let schema = collector.schemas.into_values().next();
+    Ok(collector.channels.into_values().next().map(|channel| Description { encoding: channel.encoding, schema }))
 }
 
 /// Takes the messages of a chunk; `None` where it is damaged.

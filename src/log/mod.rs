@@ -14,6 +14,7 @@ mod name;
 mod reader;
 mod record;
 mod recovery;
+mod repair;
 mod sys;
 mod tail;
 mod writer;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use merge::Merge;
 pub use reader::{Channel, LogFile, Payload, Record, Records, Recovery, Verify};
+pub use repair::{Repaired, repair};
 pub use tail::Tail;
 pub use writer::{Counters, Flush, Policy, Stamp, Writer, WriterOptions};
 

@@ -80,10 +80,19 @@ impl Payload {
 
     /// A copy that starts at a multiple of 64.
     pub(crate) fn from_aligned(bytes: &[u8]) -> Self {
-        let mut copy = vec![0; bytes.len() + record::ALIGN];
-        let start = copy.as_ptr().align_offset(record::ALIGN).min(record::ALIGN);
-        copy[start..start + bytes.len()].copy_from_slice(bytes);
-        Self { memory: Arc::new(Memory::Owned(copy)), start, len: bytes.len() }
+        Self::from_parts(&[], bytes)
+    }
+
+    /// Copies of two parts, the second of which starts at a multiple of 64.
+    pub(crate) fn from_parts(front: &[u8], data: &[u8]) -> Self {
+        let len = front.len() + data.len();
+        let mut copy: Vec<u8> = Vec::with_capacity(len + record::ALIGN);
+        let address = copy.as_ptr().addr() + front.len();
+        let start = address.next_multiple_of(record::ALIGN) - address;
+        copy.resize(start, 0);
+        copy.extend_from_slice(front);
+        copy.extend_from_slice(data);
+        Self { memory: Arc::new(Memory::Owned(copy)), start, len }
     }
 
     /// The bytes.
@@ -134,6 +143,8 @@ pub struct Record {
     pub sensor_time_ns: u64,
     /// What the codec made of the item.
     pub payload: Payload,
+    /// Place in the payload that stands at a multiple of 64 in the file.
+    pub data_offset: usize,
 }
 
 /// Where the records of a file are.
@@ -335,6 +346,7 @@ impl Session {
             sequence: head.sequence,
             log_time_ns: head.log_time_ns,
             sensor_time_ns: head.sensor_time_ns,
+            data_offset: head.data_offset as usize,
             payload: payload.ok_or_else(|| Error::format("a record outside the file").at(offset).with_path(&self.path))?,
         })
     }

@@ -215,9 +215,9 @@ impl Open {
                 }
                 self.at = head.end() as usize;
                 let payload = Payload::new(Arc::clone(&self.memory), head.payload_offset() as usize, head.payload_len as usize);
-                let Head { sequence, log_time_ns, sensor_time_ns, .. } = head;
+                let Head { sequence, log_time_ns, sensor_time_ns, data_offset, .. } = head;
                 let Some(payload) = payload else { return Ok(Step::Wait) };
-                return Ok(Step::Record(Record { sequence, log_time_ns, sensor_time_ns, payload }));
+                return Ok(Step::Record(Record { sequence, log_time_ns, sensor_time_ns, payload, data_offset: data_offset as usize }));
             }
             match recovery::other(rest) {
                 Other::Known(len) => self.at += len,

@@ -403,7 +403,7 @@ pub struct Writer {
     thread: Mutex<Option<JoinHandle<()>>>,
     batch: usize,
     /// Locked as long as the writer is open.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl Writer {
@@ -462,7 +462,7 @@ impl Writer {
             .spawn(move || work.run())
             .map_err(|error| Error::io(error, &shared.path))?;
         let batch = BATCH.min(options.queue_bytes / 4);
-        Ok(Self { shared, thread: Mutex::new(Some(thread)), batch, _lock: lock })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), batch, lock: Mutex::new(Some(lock)) })
     }
 
     /// The file.
@@ -654,6 +654,7 @@ impl Writer {
             let failure = Failure::new(&io::Error::other("the writing thread panicked"));
             self.shared.lock().failure.get_or_insert(failure);
         }
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         let state = self.shared.lock();
         if state.failure.is_some() {
             self.shared.check(&state)?;

@@ -42,6 +42,7 @@ fn errno(error: &std::io::Error) -> Option<i32> {
     let known = match error.kind() {
         std::io::ErrorKind::IsADirectory => Some(libc::EISDIR),
         std::io::ErrorKind::AlreadyExists => Some(libc::EEXIST),
+        std::io::ErrorKind::NotFound => Some(libc::ENOENT),
         _ => None,
     };
     #[cfg(not(target_os = "linux"))]
@@ -49,6 +50,7 @@ fn errno(error: &std::io::Error) -> Option<i32> {
         // The same on every Unix and in the C runtime of Windows.
         std::io::ErrorKind::IsADirectory => Some(21),
         std::io::ErrorKind::AlreadyExists => Some(17),
+        std::io::ErrorKind::NotFound => Some(2),
         _ => None,
     };
     error.raw_os_error().or(known)

@@ -146,17 +146,14 @@ fn decode_array<'py>(
     Ok(copy)
 }
 
-/// Header and data of an array, as the codec `numpy` stores them.
+/// Header and data of an array, as the codec `numpy` stores them, with the data at a multiple of 64.
 #[pyfunction]
-pub(super) fn log_encode_array<'py>(item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+pub(super) fn log_encode_array<'py>(item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = item.py();
     let (prefix, view) = encode_array(item, &mut None)?;
-    let len = prefix.len() + view.bytes().len();
-    PyBytes::new_with(item.py(), len, |out| {
-        let (front, data) = out.split_at_mut(prefix.len());
-        front.copy_from_slice(&prefix);
-        data.copy_from_slice(view.bytes());
-        Ok(())
-    })
+    let data = view.bytes();
+    let payload = py.detach(|| Payload::from_parts(&prefix, data));
+    Decoding::default().view(py, &payload)
 }
 
 /// The last header that [`log_decode_array`] has seen.
@@ -691,6 +688,13 @@ impl LogTail {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.resolve)
     }
+}
+
+/// Path of the new file, its records, and what was left out.
+#[pyfunction]
+pub(super) fn log_repair(py: Python<'_>, file: PathBuf, folder: PathBuf) -> PyResult<(PathBuf, u64, RecoveryRow)> {
+    let repaired = run(py, || crate::log::repair(file, folder))?;
+    Ok((repaired.path, repaired.records, recovery_row(&repaired.left_out)))
 }
 
 #[pyfunction]

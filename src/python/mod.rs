@@ -287,7 +287,7 @@ mod _evlib {
     #[pymodule_export]
     use super::log::{
         LogChannel, LogMerge, LogRecords, LogTable, LogTail, LogWriter, log_channels, log_decode_array, log_decode_arrow,
-        log_decode_events, log_encode_array, log_encode_arrow, log_events_header, log_forked,
+        log_decode_events, log_encode_array, log_encode_arrow, log_events_header, log_forked, log_repair,
     };
 
     #[pymodule_export]
