@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::record::{self, ALIGN, BLOCK, CHANNEL_ID, Directory, Head, MAGIC, OVERHEAD, PROFILE, SessionInfo, op, push_record, push_text};
 use super::{name, sys};
+use crate::columns::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes at which a batch is complete.
@@ -33,9 +34,13 @@ const STAGE: usize = 1 << 20;
 const PREALLOCATE: u64 = 64 << 20;
 /// Bytes of one call: some systems take no more than 2 GiB.
 const CALL: usize = 1 << 30;
+/// Room of a buffer at first; where that is not enough it is as large as a huge page.
+const ROOM: usize = FLUSH + (FLUSH >> 1);
 /// Buffers kept for the next batches, and the largest that is kept.
 const SPARE: usize = 4;
 const SPARE_BYTES: usize = 16 << 20;
+/// Payloads from this size on get their checksum from the producer, so that the two share the work.
+const LARGE: usize = 64 << 10;
 /// Least size of a queue.
 const LEAST_QUEUE: usize = 4 << 10;
 
@@ -59,7 +64,8 @@ pub enum Flush {
     /// As soon as 64 KiB are there, and after 10 ms at the latest.
     #[default]
     Batch,
-    /// At once.
+    /// At once. Under [`Policy::Block`] the producer itself copies a small record into the page cache, where no other
+    /// is on its way: that is what a reader that follows the channel waits for least.
     Record,
 }
 
@@ -207,26 +213,36 @@ struct Pending {
     stamp: Stamp,
     payload_len: u64,
     data_offset: u32,
+    /// Checksum of the payload, where the producer has it.
+    crc: Option<u32>,
 }
 
 /// Records as they will stand in the file, but for what depends on the place.
-#[derive(Default)]
 struct Batch {
     number: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     records: Vec<Pending>,
 }
 
 impl Batch {
+    fn new(number: u64) -> Self {
+        Self { number, bytes: Bytes::with_capacity(ROOM), records: Vec::new() }
+    }
+
     fn push(&mut self, parts: &[&[u8]], payload_len: usize, stamp: Stamp, data_offset: u32) {
         let start = self.bytes.len();
         let head = OVERHEAD + record::padding(start as u64, data_offset) as usize;
-        self.bytes.reserve(head + payload_len);
-        self.bytes.resize(start + head, 0);
+        let more = head + payload_len;
+        if start + more > self.bytes.capacity() {
+            // At once as large as a batch gets, so that it is copied once at most.
+            self.bytes.reserve(more.max((2 * BATCH).saturating_sub(start)));
+        }
+        self.bytes.grow(head).fill(0);
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
-        self.records.push(Pending { start, stamp, payload_len: payload_len as u64, data_offset });
+        let crc = (payload_len >= LARGE).then(|| record::crc32c(&self.bytes[start + head..]));
+        self.records.push(Pending { start, stamp, payload_len: payload_len as u64, data_offset, crc });
     }
 
     fn clear(mut self, number: u64) -> Self {
@@ -290,7 +306,7 @@ impl State {
         if self.filling.records.is_empty() {
             return number - 1;
         }
-        let next = self.spare.pop().unwrap_or_default().clear(number + 1);
+        let next = self.spare.pop().map_or_else(|| Batch::new(number + 1), |spare| spare.clear(number + 1));
         self.ready.push_back(mem::replace(&mut self.filling, next));
         self.deadline = None;
         number
@@ -435,7 +451,7 @@ impl Writer {
             sync_folder(folder).map_err(|error| Error::io(error, folder))?;
         }
         let state = State {
-            filling: Batch { number: 1, ..Batch::default() },
+            filling: Batch::new(1),
             ready: VecDeque::new(),
             spare: Vec::new(),
             in_flight: None,
@@ -491,6 +507,9 @@ impl Writer {
             return self.write_past(payload, len, data_offset, stamp);
         }
         let mut state = self.shared.lock();
+        if self.writes_itself(len) && self.write_now(&mut state, payload, len, data_offset, stamp)? {
+            return Ok(());
+        }
         loop {
             if let Offer::Taken = self.offer(&mut state, payload, len, data_offset, stamp)? {
                 break;
@@ -509,7 +528,7 @@ impl Writer {
     /// As [`Writer::write_aligned`].
     pub fn try_write(&self, payload: &[&[u8]], aligned: usize, stamp: Stamp) -> Result<bool> {
         let (len, data_offset) = measure(payload, aligned)?;
-        if self.is_large(len) || self.shared.options.durable {
+        if self.is_large(len) || self.shared.options.durable || self.writes_itself(len) {
             return Ok(false);
         }
         let offer = self.offer(&mut self.shared.lock(), payload, len, data_offset, stamp)?;
@@ -519,6 +538,35 @@ impl Writer {
     /// Whether a payload is larger than the queue.
     fn is_large(&self, len: usize) -> bool {
         len.saturating_add(OVERHEAD + ALIGN) > self.shared.options.queue_bytes
+    }
+
+    /// Whether the producer may take a record to the system itself.
+    fn writes_itself(&self, len: usize) -> bool {
+        let WriterOptions { policy, flush, durable, direct, .. } = &self.shared.options;
+        *flush == Flush::Record && *policy == Policy::Block && !durable && !direct && len < LARGE
+    }
+
+    /// Writes a record if nothing else is on its way; `false` if something is.
+    fn write_now(&self, state: &mut State, payload: &[&[u8]], len: usize, data_offset: u32, stamp: Stamp) -> Result<bool> {
+        let shared = &*self.shared;
+        shared.check(state)?;
+        let State { filling, ready, in_flight, exclusive, .. } = &*state;
+        if *exclusive || in_flight.is_some() || !ready.is_empty() || !filling.records.is_empty() {
+            return Ok(false);
+        }
+        let Ok(mut sink) = shared.sink.try_lock() else { return Ok(false) };
+        state.filling.push(payload, len, stamp, data_offset);
+        state.counters.accepted += 1;
+        let written = sink.write_batch(&mut state.filling);
+        (state.counters.written, state.counters.file_bytes) = (sink.sequence, sink.position);
+        drop(sink);
+        state.filling.bytes.clear();
+        state.filling.records.clear();
+        if let Err(error) = written {
+            state.failure = Some(Failure::new(&error));
+            shared.check(state)?;
+        }
+        Ok(true)
     }
 
     fn offer(&self, state: &mut State, payload: &[&[u8]], len: usize, data_offset: u32, stamp: Stamp) -> Result<Offer> {
@@ -947,12 +995,12 @@ impl Sink {
         self.sequence += 1;
     }
 
-    /// Appends the index records that are complete, or all that is left, to what will stand at the end of the file.
-    fn push_indexes(&mut self, out: &mut Vec<u8>, all: bool) {
+    /// Appends the index records that are complete, or all that is left, to `out`, which will stand at `position`.
+    fn push_indexes(&mut self, out: &mut Vec<u8>, position: u64, all: bool) {
         while self.entries.len() >= BLOCK || (all && !self.entries.is_empty()) {
             let rest = self.entries.split_off(self.entries.len().min(BLOCK));
             let block = mem::replace(&mut self.entries, rest);
-            let offset = self.position + out.len() as u64;
+            let offset = position + out.len() as u64;
             record::push_index(out, self.session, offset, self.directory.records, &block);
             let times = block.iter().map(|entry| entry.1);
             let span = times.fold((u64::MAX, 0), |(first, last), time| (first.min(time), last.max(time)));
@@ -977,12 +1025,15 @@ impl Sink {
                 data_offset: record.data_offset,
             };
             let (front, payload) = bytes[record.start..].split_at_mut((head.payload_offset() - offset) as usize);
-            head.payload_crc = record::crc32c(&payload[..record.payload_len as usize]);
+            head.payload_crc = record.crc.unwrap_or_else(|| record::crc32c(&payload[..record.payload_len as usize]));
             head.write(front);
             self.note(offset, record.stamp.log_time_ns);
         }
-        self.push_indexes(bytes, false);
-        record::push_padding(bytes, self.position, self.align());
+        let mut end = Vec::new();
+        let position = self.position + bytes.len() as u64;
+        self.push_indexes(&mut end, position, false);
+        record::push_padding(&mut end, position, self.align());
+        bytes.extend_from_slice(&end);
         let start = self.position;
         if let Err((error, written)) = self.put(&[bytes]) {
             // A record ends where the next one starts, or the batch.
@@ -1029,7 +1080,7 @@ impl Sink {
     /// Writes the index and what an MCAP file ends with.
     fn finish(&mut self) -> io::Result<()> {
         let mut out = Vec::new();
-        self.push_indexes(&mut out, true);
+        self.push_indexes(&mut out, self.position, true);
         let offset = self.position + out.len() as u64;
         self.directory.push(&mut out, self.session, offset);
         self.crc.update(&out);
