@@ -16,6 +16,7 @@ use arrow_buffer::{Buffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::error::{Error, Result};
+use crate::log::Payload;
 use crate::schema::{Column, Columns};
 
 /// Columns start at multiples of this, so that any SIMD load or store of a column is aligned to its start.
@@ -34,6 +35,8 @@ enum Origin {
     /// Always there but while it is dropped.
     #[cfg(target_os = "linux")]
     Mapped(Option<mapping::Mapping>),
+    /// A part of a log, which it keeps alive.
+    Log(#[expect(dead_code, reason = "kept, not read")] Payload),
 }
 
 // SAFETY: an arena is plain memory with one owner; it is only written through `&mut ColumnsBuilder` and only read
@@ -76,6 +79,7 @@ impl Drop for Arena {
                     mapping::put(mapping);
                 }
             }
+            Origin::Log(_) => {}
         }
     }
 }
@@ -211,6 +215,68 @@ mod mapping {
         }
         // What is dropped is unmapped without the lock.
         drop(free);
+    }
+}
+
+/// Bytes that grow, in arenas: large ones are in huge pages, and come from what is kept.
+pub(crate) struct Bytes {
+    arena: Arena,
+    capacity: usize,
+    len: usize,
+}
+
+impl Bytes {
+    /// Room for so many bytes at least.
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        let capacity = if capacity < HUGE_PAGE { capacity.max(COLUMN_ALIGN) } else { capacity.next_multiple_of(HUGE_PAGE) };
+        Self { arena: Arena::new(capacity), capacity, len: 0 }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Makes room for so many more bytes.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let Some(needed) = self.len.checked_add(more) else { panic!("bytes do not fit the address space") };
+        if needed > self.capacity {
+            let mut larger = Self::with_capacity(needed.max(self.capacity.saturating_mul(2)));
+            larger.extend_from_slice(self);
+            *self = larger;
+        }
+    }
+
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.grow(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Appends so many bytes, with whatever was in the memory before.
+    pub(crate) fn grow(&mut self, more: usize) -> &mut [u8] {
+        self.reserve(more);
+        let start = self.len;
+        self.len += more;
+        &mut self[start..]
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the arena has `capacity` initialised bytes, `len` is at most that, and the borrow of `self` keeps
+        // others from writing.
+        unsafe { std::slice::from_raw_parts(self.arena.start.as_ptr(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow of `self` makes the slice the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.start.as_ptr(), self.len) }
     }
 }
 
@@ -528,6 +594,36 @@ impl EventColumns {
         Ok(builder.finish(rows))
     }
 
+    /// Columns in the bytes of a log, at these places; `None` where they are not within them, or not aligned.
+    pub(crate) fn view(payload: &Payload, offsets: Offsets, columns: Columns, rows: usize) -> Option<Self> {
+        let bytes = payload.bytes();
+        let start = NonNull::new(bytes.as_ptr().cast_mut())?;
+        for column in Column::ALL {
+            let (offset, width) = (offsets[column as usize], WIDTHS[column as usize]);
+            bytes.get(offset..offset.checked_add(rows.checked_mul(width)?)?)?;
+            if !(start.addr().get() + offset).is_multiple_of(width) {
+                return None;
+            }
+        }
+        // Never written to: a builder makes its own arena.
+        let arena = Arena { start, origin: Origin::Log(payload.clone()) };
+        Some(Self { arena: Arc::new(arena), offsets, columns, start: 0, rows })
+    }
+
+    /// The bytes of a column; empty if not selected.
+    pub(crate) fn bytes_of(&self, column: Column) -> &[u8] {
+        fn bytes<T>(values: &[T]) -> &[u8] {
+            // SAFETY: the values are integers of the types of `WIDTHS`, which have no padding; any byte of them can be
+            // read, as long as the borrow of the values lasts.
+            unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+        }
+        match column {
+            Column::X | Column::Y => bytes(self.slice_of::<i16>(column)),
+            Column::Timestamp => bytes(self.slice_of::<i64>(column)),
+            Column::Polarity => bytes(self.slice_of::<i8>(column)),
+        }
+    }
+
     /// Number of events.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -552,7 +648,8 @@ impl EventColumns {
             return &[];
         }
         // SAFETY: `ColumnsBuilder::new` laid the column out at this offset, aligned and initialised, with room for
-        // at least `start + rows` values (`finish` and `slice` keep to that); nobody writes to the arena any more.
+        // at least `start + rows` values (`finish` and `slice` keep to that), or `view` has checked that it is so;
+        // nobody writes to the arena any more.
         unsafe {
             let start = self.arena.start.as_ptr().add(self.offsets[column as usize]).cast::<T>().add(self.start);
             std::slice::from_raw_parts(start, self.rows)

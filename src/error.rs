@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The caller asked for something that cannot be.
     InvalidArgument,
+    /// The queue of a log's writer has no room, and its policy is not to wait.
+    QueueFull,
 }
 
 /// An error with the file, the byte offset and what was expected and found there.

@@ -31,12 +31,14 @@
 //! * `lazy`: `load_events`, a `LazyFrame` that decodes what its query needs.
 //! * `python`: the extension module of the Python package.
 
+pub mod codec;
 mod columns;
 mod error;
 mod format;
 #[cfg(feature = "polars")]
 mod frame;
 mod index;
+pub mod log;
 mod problem;
 #[cfg(feature = "python")]
 mod python;

@@ -47,6 +47,8 @@ pub enum ProblemCode {
     BadValue,
     /// Rows at the end of one column that another column does not have: left out.
     LengthMismatch,
+    /// Records of a log that are damaged or torn: left out.
+    LostRecords,
     /// Coordinates between pixels, given as the nearest.
     Rounded,
     /// The file's own time index does not fit its times and was ignored.
@@ -77,6 +79,7 @@ impl ProblemCode {
             Self::Unreadable => "UNREADABLE",
             Self::BadValue => "BAD_VALUE",
             Self::LengthMismatch => "LENGTH_MISMATCH",
+            Self::LostRecords => "LOST_RECORDS",
             Self::Rounded => "ROUNDED",
             Self::IndexMismatch => "INDEX_MISMATCH",
             Self::DamagedPacket => "DAMAGED_PACKET",
@@ -101,6 +104,7 @@ impl ProblemCode {
             Self::Truncated => "tails",
             Self::BadLine => "lines",
             Self::Unreadable | Self::LengthMismatch => "rows",
+            Self::LostRecords => "records",
             Self::IndexMismatch => "indexes",
             Self::DamagedPacket => "packets",
             Self::TimeReset => "resets",

@@ -6,20 +6,38 @@ Every call that reads or decodes releases the GIL. Errors are those of `evlib.ex
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, final, type_check_only
+from typing import Any, Protocol, Self, TypeAlias, final, type_check_only
 
-from typing_extensions import CapsuleType
+import numpy as np
+from typing_extensions import Buffer, CapsuleType
 
 from evlib._scan import Selection
+from evlib.oblog import Counters
 
 __all__ = [
     "Batch",
     "Batches",
+    "LogChannel",
+    "LogMemory",
+    "LogMerge",
+    "LogRecords",
+    "LogTable",
+    "LogTail",
+    "LogWriter",
     "Recording",
     "SideStream",
     "Writer",
     "__version__",
     "identify",
+    "log_channels",
+    "log_decode_array",
+    "log_decode_arrow",
+    "log_decode_events",
+    "log_encode_array",
+    "log_encode_arrow",
+    "log_events_header",
+    "log_forked",
+    "log_repair",
     "open",
     "read_array",
 ]
@@ -34,6 +52,20 @@ _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
 # Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
 _Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
+
+# Name, version, metadata, MCAP encoding, MCAP schema (name, encoding, content).
+_Codec: TypeAlias = tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]
+
+# Records, bytes, reason, offset of the first.
+_Recovery: TypeAlias = tuple[int, int, str | None, int | None]
+
+# Path, bytes, records, codec, version, metadata, created, times, closed, recovery.
+_LogFile: TypeAlias = tuple[
+    Path, int, int, str, int, list[tuple[str, str]], int, tuple[int, int] | None, bool, _Recovery
+]
+
+# What decodes for a codec's name, version and metadata; None stands for arrays.
+_Resolve: TypeAlias = Callable[[str, int, list[tuple[str, str]]], Callable[[memoryview], Any] | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -202,3 +234,159 @@ def identify(path: _Path) -> tuple[str, str, list[str]]:
 
 def read_array(path: _Path, dataset: str) -> tuple[bytes, list[int], str]:
     """Read the numbers of a small HDF5 data set: bytes in C order, shape, type as NumPy names it."""
+
+@final
+class LogMemory:
+    """A mapped file of a log, or memory in its place: what arrays and memoryviews are views of."""
+
+    def __len__(self) -> int:
+        """Give the number of bytes."""
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """Give a read-only view."""
+
+@final
+class LogTable:
+    """A table on its way out of a log."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> CapsuleType:
+        """Export schema and batches without a copy; the schema that the reader wishes for is ignored."""
+
+@final
+class LogWriter:
+    """Writes one channel of a log: call it with each item. Made by `ObLog.get_writer`."""
+
+    def __new__(
+        cls,
+        path: _Path,
+        channel: str,
+        codec: _Codec,
+        encode: Callable[[Any], Any] | None,
+        aligned: int,
+        policy: str,
+        queue_bytes: int,
+        flush: str,
+        durable: bool,
+        direct: bool,
+    ) -> Self:
+        """Start a new file of the channel."""
+
+    def __call__(self, item: object, *, timestamp: int | None = None, sensor_time: int | None = None) -> None:
+        """Append an item.
+
+        `timestamp` is in nanoseconds, by default now, since 1970. `sensor_time` is the sensor's, by default the same.
+        """
+
+    @property
+    def counters(self) -> Counters:
+        """What became of the items so far."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    def flush(self) -> None:
+        """Wait until everything written so far is with the system, and on the disk if the writer is durable."""
+
+    def close(self) -> None:
+        """Write what is left and complete the file; does nothing the second time."""
+
+@final
+class LogChannel:
+    """A channel of a log as it was when it was opened."""
+
+    def __new__(cls, path: _Path, channel: str, verify: str, resolve: _Resolve) -> Self:
+        """Open a channel."""
+
+    def __len__(self) -> int:
+        """Give the number of records."""
+
+    def get(self, at: int) -> tuple[int, Any]:
+        """Give time and item of a record by its number."""
+
+    def record(self, at: int) -> tuple[int, int, int, memoryview]:
+        """Give number in its file, time, sensor's time and payload of a record by its number."""
+
+    def records(self, start: int, stop: int) -> LogRecords:
+        """Iterate over records by their numbers."""
+
+    def range(self, start_ns: int, stop_ns: int | None) -> LogRecords:
+        """Iterate over records with times in `start_ns..stop_ns`."""
+
+    def recovery(self) -> _Recovery:
+        """Tell what was left out."""
+
+    def files(self) -> list[_LogFile]:
+        """List the files."""
+
+    def verify(self) -> list[str]:
+        """Check everything and give what is wrong, in words."""
+
+@final
+class LogRecords:
+    """Iterator of times and items; after an error it goes on with the next record."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> tuple[int, Any]:
+        """Give the next time and item."""
+
+@final
+class LogMerge:
+    """Iterator of channel number, time and item over several channels, by time."""
+
+    def __new__(cls, channels: list[LogChannel]) -> Self:
+        """Merge channels."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> tuple[int, int, Any]:
+        """Give the next channel number, time and item."""
+
+@final
+class LogTail:
+    """Follows a channel of a log."""
+
+    def __new__(cls, path: _Path, channel: str, from_start: bool, resolve: _Resolve) -> Self:
+        """Start following."""
+
+    def next(self, timeout: float) -> tuple[int, Any] | None:
+        """Give the next time and item, waiting at most so many seconds."""
+
+    def poll(self) -> tuple[int, Any] | None:
+        """Give the next time and item if they are there; takes the notices of the descriptor."""
+
+    def fileno(self) -> int | None:
+        """Give a descriptor that becomes readable when there may be something new."""
+
+    def lost_bytes(self) -> int:
+        """Count the bytes that belonged to nothing whole and were passed over."""
+
+def log_channels(path: _Path) -> list[str]:
+    """Names of the channels of a log, sorted."""
+
+def log_encode_array(item: object) -> memoryview:
+    """Payload of an array, its data at a multiple of 64."""
+
+def log_decode_array(payload: Buffer) -> np.ndarray[Any, Any]:
+    """Array of a payload: a view, or a copy where it is not aligned."""
+
+def log_decode_events(payload: Buffer) -> Batch:
+    """Events of a payload: views of a log's memory, copies of other bytes."""
+
+def log_events_header(rows: int, first_us: int, last_us: int) -> bytes:
+    """Make what stands in front of the columns of so many events with these earliest and latest times."""
+
+def log_encode_arrow(data: _ArrowStream) -> LogMemory:
+    """Arrow IPC stream of a table."""
+
+def log_decode_arrow(payload: Buffer) -> LogTable:
+    """Table of an Arrow IPC stream, whose columns are views of a log's memory, copies of other bytes."""
+
+def log_repair(file: _Path, folder: _Path) -> tuple[Path, int, _Recovery]:
+    """Copy what is whole of a file into a new one: its path, its records, and what was left out."""
+
+def log_forked() -> None:
+    """Take note that this process was forked: the writers of its parent are not its own."""

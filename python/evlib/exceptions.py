@@ -14,7 +14,9 @@ __all__ = [
     "EvlibOSError",
     "EvlibPermissionError",
     "FormatError",
+    "LogWriteError",
     "ProblemError",
+    "QueueFullError",
     "TruncatedError",
     "UnsupportedError",
 ]
@@ -74,6 +76,22 @@ class TruncatedError(EvlibOSError):
     offset: int | None = None
 
 
+class LogWriteError(EvlibOSError):
+    """Records of an observation log could not be written.
+
+    Attributes
+    ----------
+    records_written : int
+        Records that reached the file.
+    """
+
+    records_written: int = 0
+
+
+class QueueFullError(EvlibError):
+    """The queue of a log's writer has no room, and its policy is not to wait."""
+
+
 class EvlibFileNotFoundError(EvlibOSError, FileNotFoundError):
     """There is no such file."""
 
@@ -113,9 +131,14 @@ def _from_rust(
     """Make the exception for an error of the extension module, which calls this."""
     if kind == "argument":
         return ArgumentError(message)
+    if kind == "full":
+        return QueueFullError(message)
     name = None if path is None else _os.fspath(path)
     if kind == "io" and errno is not None:
-        return _BY_ERRNO.get(errno, EvlibOSError)(errno, _os.strerror(errno), name)
+        text = _os.strerror(errno)
+        if expected is not None:
+            text += f": expected {expected}, found {found}"
+        return _BY_ERRNO.get(errno, EvlibOSError)(errno, text, name)
     if kind == "io":
         return EvlibOSError(message)
     if kind == "truncated":

@@ -55,6 +55,12 @@ def _frames(
         )
 
 
+def one_frame(data: Any) -> pl.DataFrame:  # noqa: ANN401
+    """Events as one frame of exactly the columns and types of `SCHEMA`."""
+    frames = [_conform(frame) for frame in _frames(data)]
+    return frames[0] if len(frames) == 1 else pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).rechunk()
+
+
 def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events") -> pl.DataFrame:
     missing = [name for name in schema if name not in frame.columns]
     if missing:

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::reader::Reader;
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
@@ -61,11 +62,13 @@ pub enum Format {
     AtisBin,
     /// Text and CSV, an event a line.
     Text,
+    /// A file of the observation log that holds events.
+    Oblog,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Evt2,
         Self::Evt21,
         Self::Evt3,
@@ -81,6 +84,7 @@ impl Format {
         Self::EventStream,
         Self::AtisBin,
         Self::Text,
+        Self::Oblog,
     ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
@@ -102,6 +106,7 @@ impl Format {
             Self::EventStream => "es",
             Self::AtisBin => "atis-bin",
             Self::Text => "text",
+            Self::Oblog => "oblog",
         }
     }
 }
@@ -192,6 +197,7 @@ enum Family {
     EventStream,
     AtisBin,
     Text,
+    Oblog,
 }
 
 impl Family {
@@ -205,9 +211,11 @@ impl Family {
             Some(Format::EventStream) => Self::EventStream,
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
+            Some(Format::Oblog) => Self::Oblog,
             None if numpy::is_npy(head) => Self::Npy,
             None if numpy::is_zip(head) => Self::Npz,
             None if hdf5::has_signature(head) => Self::Hdf5,
+            None if log::is_log(head) => Self::Oblog,
             None if aedat::names(head, source) => Self::Aedat,
             None if event_stream::names(head) => Self::EventStream,
             None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
@@ -229,6 +237,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::EventStream => event_stream::open(source, &head, options),
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
+        Family::Oblog => log::open_events(source.path(), options),
     }
 }
 

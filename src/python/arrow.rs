@@ -9,7 +9,7 @@ use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use arrow_array::ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader};
 use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type, UInt8Type};
 use arrow_array::{Array, RecordBatch, RecordBatchReader, StructArray};
-use arrow_schema::Schema;
+use arrow_schema::{Schema, SchemaRef};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -55,15 +55,33 @@ impl Batch {
     }
 }
 
-/// The batches of an object with `__arrow_c_stream__`, of exactly these columns and without null values.
-fn batches(data: &Bound<'_, PyAny>, expected: &Schema, what: &str) -> PyResult<Vec<RecordBatch>> {
+/// The stream of an object with `__arrow_c_stream__`.
+fn reader(data: &Bound<'_, PyAny>) -> PyResult<RecordBatchStreamReader> {
     let capsule = data.call_method0("__arrow_c_stream__")?;
     let capsule = capsule.cast::<PyCapsule>()?;
     let pointer = capsule.pointer_checked(Some(STREAM))?.cast::<FFI_ArrowArrayStream>();
     // SAFETY: a capsule of this name holds a valid `ArrowArrayStream`, says the interface. `from_raw` moves it out
     // and leaves a released stream behind, so that the capsule's destructor does nothing.
     let reader = unsafe { RecordBatchStreamReader::from_raw(pointer.as_ptr()) };
-    let reader = reader.map_err(|error| PyTypeError::new_err(error.to_string()))?;
+    reader.map_err(|error| PyTypeError::new_err(error.to_string()))
+}
+
+/// Schema and batches of an object with `__arrow_c_stream__`.
+pub(super) fn import_any(data: &Bound<'_, PyAny>) -> PyResult<(SchemaRef, Vec<RecordBatch>)> {
+    let reader = reader(data)?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<_, _>>().map_err(|error| PyTypeError::new_err(error.to_string()))?;
+    Ok((schema, batches))
+}
+
+/// Batches for a reader of `__arrow_c_stream__`.
+pub(super) fn stream<'py>(py: Python<'py>, batches: Box<dyn RecordBatchReader + Send>) -> PyResult<Bound<'py, PyCapsule>> {
+    PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(batches), STREAM)
+}
+
+/// The batches of an object with `__arrow_c_stream__`, of exactly these columns and without null values.
+fn batches(data: &Bound<'_, PyAny>, expected: &Schema, what: &str) -> PyResult<Vec<RecordBatch>> {
+    let reader = reader(data)?;
     let given = reader.schema();
     let same = given.fields().len() == expected.fields().len()
         && given.fields().iter().zip(expected.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());

@@ -10,7 +10,7 @@ pub(super) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Se
     py.detach(work).map_err(|error| exception(py, &error))
 }
 
-fn exception(py: Python<'_>, error: &Error) -> PyErr {
+pub(super) fn exception(py: Python<'_>, error: &Error) -> PyErr {
     build(py, error).unwrap_or_else(|failure| failure)
 }
 
@@ -22,6 +22,7 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Truncated => "truncated",
         ErrorKind::InvalidArgument => "argument",
+        ErrorKind::QueueFull => "full",
     };
     let details = [
         ("path", error.path().into_pyobject(py)?.into_any()),
@@ -41,6 +42,7 @@ fn errno(error: &std::io::Error) -> Option<i32> {
     let known = match error.kind() {
         std::io::ErrorKind::IsADirectory => Some(libc::EISDIR),
         std::io::ErrorKind::AlreadyExists => Some(libc::EEXIST),
+        std::io::ErrorKind::NotFound => Some(libc::ENOENT),
         _ => None,
     };
     #[cfg(not(target_os = "linux"))]
@@ -48,6 +50,7 @@ fn errno(error: &std::io::Error) -> Option<i32> {
         // The same on every Unix and in the C runtime of Windows.
         std::io::ErrorKind::IsADirectory => Some(21),
         std::io::ErrorKind::AlreadyExists => Some(17),
+        std::io::ErrorKind::NotFound => Some(2),
         _ => None,
     };
     error.raw_os_error().or(known)

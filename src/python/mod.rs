@@ -12,7 +12,9 @@ use crate::{
 };
 
 mod arrow;
+mod buffer;
 mod errors;
+mod log;
 
 use arrow::{Batch, import, import_triggers, rows};
 
@@ -309,6 +311,15 @@ fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(B
 mod _evlib {
     #[pymodule_export]
     use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open, read_array};
+
+    #[pymodule_export]
+    use super::buffer::LogMemory;
+
+    #[pymodule_export]
+    use super::log::{
+        LogChannel, LogMerge, LogRecords, LogTable, LogTail, LogWriter, log_channels, log_decode_array, log_decode_arrow,
+        log_decode_events, log_encode_array, log_encode_arrow, log_events_header, log_forked, log_repair,
+    };
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives it")]

@@ -6,10 +6,14 @@ import argparse
 
 import evlib
 
-FORMATS = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "es", "atis-bin", "text")
-WRITTEN = ("evt2", "evt3", "hdf5", "npy", "npz", "es", "atis-bin", "text")
+FORMATS = (
+    "evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz",
+    "aedat1", "aedat2", "aedat3", "aedat4", "es", "atis-bin", "text", "oblog",
+)  # fmt: skip
+WRITTEN = ("evt2", "evt3", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text")
 LAYOUTS = ("dsec", "prophesee")
 COMPRESSIONS = ("zstd", "gzip", "none")
+POLICIES = ("block", "drop_oldest", "error")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -48,9 +52,61 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--compression", choices=COMPRESSIONS, help="HDF5 in the dsec layout: by default zstd")
     convert.add_argument("--force", action="store_true", help="replace OUT if it is there")
 
+    _add_log(commands.add_parser("log", help="observation logs: look at, check, print, repair, export, record"), how)
+
     completion = commands.add_parser("completion", help="print the completion script of a shell")
     completion.add_argument("shell", choices=SHELLS, help="shell")
     return parser
+
+
+def _add_log(log: argparse.ArgumentParser, how: argparse.ArgumentParser) -> None:
+    """Add the verbs of `evlib log`."""
+    verbs = log.add_subparsers(dest="verb", metavar="VERB", required=True)
+    trust = argparse.ArgumentParser(add_help=False)
+    trust.add_argument("--allow-pickle", action="store_true", help="read pickled objects, which runs their code")
+
+    info = verbs.add_parser("info", help="say what is in a log")
+    verify = verbs.add_parser("verify", help="check every record; exit code 3 if something is damaged")
+    cat = verbs.add_parser("cat", parents=[trust], help="print records, by time")
+    for verb in (info, verify, cat):
+        verb.add_argument("path", metavar="LOG", help="folder, or a file of a log, MCAP or .blog")
+        verb.add_argument("channel", nargs="?", metavar="CHANNEL", help="channel; all by default")
+    info.add_argument("--json", action="store_true", help="print one JSON object a line and channel")
+    cat.add_argument("--json", action="store_true", help="print one JSON object a line and record")
+    cat.add_argument("-n", "--rows", type=_count, metavar="N", help="number of records; all by default")
+
+    repair = verbs.add_parser("repair", help="copy what is whole into new files; the old ones stay")
+    repair.add_argument("path", metavar="LOG", help="folder or file of a log")
+    repair.add_argument("output", metavar="OUT", help="folder of the new files")
+
+    export = verbs.add_parser("export", parents=[trust], help="write a channel in another form")
+    export.add_argument("path", metavar="LOG", help="folder, or a file of a log, MCAP or .blog")
+    export.add_argument("channel", metavar="CHANNEL", help="channel")
+    export.add_argument("output", metavar="OUT", help="new file, whose ending says the form, or folder")
+    export.add_argument("--geometry", type=_geometry, metavar="WxH", help="sensor size, where the log does not say")
+    export.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+    record = verbs.add_parser("record", parents=[how], help="write the events of a recording into a log, for testing")
+    record.add_argument("path", metavar="IN", help="recording")
+    record.add_argument("output", metavar="LOG", help="folder of the log")
+    record.add_argument("channel", nargs="?", metavar="CHANNEL", help="channel; the recording's name by default")
+    record.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times its own pace (1), or `max`")
+    record.add_argument("--policy", choices=POLICIES, default="block", help="what happens when the disk is too slow")
+    record.add_argument("--durable", action="store_true", help="wait for the disk with each record")
+    record.add_argument("--direct", action="store_true", help="write past the page cache")
+
+
+def _speed(text: str) -> float | None:
+    """Read a multiple of the own pace; None stands for as fast as can be."""
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 or `max`, found {text!r}")
+    return speed
 
 
 def _geometry(text: str) -> tuple[int, int]:

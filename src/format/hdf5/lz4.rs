@@ -1,7 +1,13 @@
-//! LZ4 blocks, through the C library.
+//! LZ4 blocks and frames, through the C library.
 #![expect(unsafe_code, reason = "the C library is called by its address-and-length interface")]
 
-use lz4_sys::{LZ4_decompress_safe, c_int};
+use std::ffi::c_void;
+use std::ptr;
+
+use lz4_sys::{
+    LZ4_decompress_safe, LZ4F_VERSION, LZ4F_createDecompressionContext, LZ4F_decompress, LZ4F_freeDecompressionContext, LZ4F_isError,
+    LZ4FDecompressionContext, c_int,
+};
 
 /// Decodes one block; the number of bytes written, or `None` where the block is damaged or does not fit.
 pub(super) fn decode(raw: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -10,6 +16,46 @@ pub(super) fn decode(raw: &[u8], out: &mut [u8]) -> Option<usize> {
     // whatever the bytes are.
     let written = unsafe { LZ4_decompress_safe(raw.as_ptr().cast(), out.as_mut_ptr().cast(), from, to) };
     usize::try_from(written).ok()
+}
+
+/// Decodes one frame; the number of bytes written, or `None` where it is damaged, does not end or does not fit.
+pub(crate) fn decode_frame(raw: &[u8], out: &mut [u8]) -> Option<usize> {
+    let mut context = LZ4FDecompressionContext(ptr::null_mut());
+    // SAFETY: the library writes the address of a new context, which is freed below.
+    if unsafe { LZ4F_isError(LZ4F_createDecompressionContext(&mut context, LZ4F_VERSION)) } != 0 {
+        return None;
+    }
+    let (mut read, mut written) = (0, 0);
+    let done = loop {
+        let (from, to) = (raw.get(read..).unwrap_or_default(), out.get_mut(written..).unwrap_or_default());
+        let (mut taken, mut made) = (from.len(), to.len());
+        // SAFETY: a live context, and pointers that are valid for the lengths given with them; the function reads and
+        // writes within them whatever the bytes are, and says how much.
+        let hint = unsafe {
+            LZ4F_decompress(
+                LZ4FDecompressionContext(context.0),
+                to.as_mut_ptr().cast::<c_void>().cast(),
+                &mut made,
+                from.as_ptr().cast::<c_void>().cast(),
+                &mut taken,
+                ptr::null(),
+            )
+        };
+        // SAFETY: the call only looks at a number.
+        if unsafe { LZ4F_isError(hint) } != 0 {
+            break None;
+        }
+        (read, written) = (read + taken, written + made);
+        if hint == 0 {
+            break Some(written);
+        }
+        if taken == 0 && made == 0 {
+            break None;
+        }
+    };
+    // SAFETY: the context made above, which nobody uses any more.
+    unsafe { LZ4F_freeDecompressionContext(context) };
+    done
 }
 
 #[cfg(test)]

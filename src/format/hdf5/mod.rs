@@ -27,7 +27,7 @@ pub(crate) mod write;
 mod bitshuffle;
 mod blosc;
 mod blosclz;
-mod lz4;
+pub(crate) mod lz4;
 mod lzf;
 mod shuffle;
 #[cfg(test)]

@@ -1,0 +1,415 @@
+//! Logs that others wrote: MCAP files of any profile, and `.blog` files.
+//!
+//! A `.blog` file is a row of `u64` time in nanoseconds, `u64` length and as many bytes, little endian; the first
+//! record is a pickled description of the codec, which is never unpickled here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::reader::{LogFile, Payload, Record, Recovery, extend};
+use super::record::{ENVELOPE, Fields, MAGIC, MESSAGE_LEN, op, u64_at};
+use super::sys::Memory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::hdf5::lz4;
+
+/// Most bytes that a chunk may unpack to.
+const CHUNK_LIMIT: u64 = 1 << 30;
+/// Name of the codec of `.blog` files: their first record says more.
+pub(crate) const BLOG: &str = "blog";
+/// Key of the metadata that has the first record of a `.blog` file, in hexadecimal digits.
+const BLOG_CODEC: &str = "pickle";
+
+/// Where the bytes of a message are.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In the file.
+    File(u64),
+    /// In an unpacked chunk.
+    Chunk(u32, u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    place: Place,
+    len: u64,
+    sequence: u64,
+    log_time_ns: u64,
+    sensor_time_ns: u64,
+}
+
+/// A compressed chunk of a file.
+#[derive(Debug, Clone)]
+struct Chunk {
+    /// Where its records start and end in the file.
+    records: Range<usize>,
+    compression: String,
+    unpacked: u64,
+    crc: u32,
+}
+
+/// What the topics of a file share.
+struct Shared {
+    path: PathBuf,
+    memory: Arc<Memory>,
+    chunks: Vec<Chunk>,
+    /// The chunk that was unpacked last.
+    last: Mutex<Option<(u32, Arc<Memory>)>>,
+    closed: bool,
+    recovery: Recovery,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("path", &self.path).field("chunks", &self.chunks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn chunk(&self, number: u32) -> Result<Arc<Memory>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, memory)) = &*last
+            && *known == number
+        {
+            return Ok(Arc::clone(memory));
+        }
+        let chunk = self.chunks.get(number as usize).ok_or_else(|| Error::format("no such chunk").with_path(&self.path))?;
+        let memory = Arc::new(Memory::Owned(unpack(self.memory.bytes(), chunk).map_err(|error| error.with_path(&self.path))?));
+        *last = Some((number, Arc::clone(&memory)));
+        Ok(memory)
+    }
+}
+
+fn unpack(file: &[u8], chunk: &Chunk) -> Result<Vec<u8>> {
+    let at = chunk.records.start as u64;
+    let packed = file.get(chunk.records.clone()).unwrap_or_default();
+    let damaged = || Error::format(format!("a chunk of `{}` that cannot be unpacked", chunk.compression)).at(at);
+    let len = usize::try_from(chunk.unpacked).ok().filter(|_| chunk.unpacked <= CHUNK_LIMIT).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, "a chunk too large")
+            .expecting(format!("at most {CHUNK_LIMIT} bytes"))
+            .but_found(chunk.unpacked.to_string())
+            .at(at)
+    })?;
+    let mut out = vec![0; len];
+    let written = match chunk.compression.as_str() {
+        "zstd" => zstd_safe::decompress(&mut out[..], packed).map_err(|_| damaged())?,
+        "lz4" => lz4::decode_frame(packed, &mut out).ok_or_else(damaged)?,
+        other => {
+            return Err(Error::new(ErrorKind::Unsupported, "unknown compression of a chunk")
+                .expecting("`zstd`, `lz4` or none")
+                .but_found(format!("`{other}`"))
+                .at(at));
+        }
+    };
+    let mut crc = libdeflater::Crc::new();
+    crc.update(&out);
+    if written != len || (chunk.crc != 0 && crc.sum() != chunk.crc) {
+        return Err(damaged());
+    }
+    Ok(out)
+}
+
+/// The messages of a topic.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    shared: Arc<Shared>,
+    entries: Vec<Entry>,
+    codec: String,
+    metadata: Vec<(String, String)>,
+}
+
+impl Topic {
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    pub(crate) fn recovery(&self) -> &Recovery {
+        &self.shared.recovery
+    }
+
+    /// `mcap/` and the message encoding, or [`BLOG`].
+    pub(crate) fn codec(&self) -> &str {
+        &self.codec
+    }
+
+    pub(crate) fn metadata(&self) -> &[(String, String)] {
+        &self.metadata
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    fn entry(&self, at: u64) -> Option<&Entry> {
+        self.entries.get(usize::try_from(at).ok()?)
+    }
+
+    pub(crate) fn time(&self, at: u64) -> u64 {
+        self.entry(at).map_or(u64::MAX, |entry| entry.log_time_ns)
+    }
+
+    pub(crate) fn record(&self, at: u64) -> Result<Record> {
+        let entry = self.entry(at).ok_or_else(|| Error::invalid(format!("no record {at}")))?;
+        let (memory, offset) = match entry.place {
+            Place::File(offset) => (Arc::clone(&self.shared.memory), offset),
+            Place::Chunk(chunk, offset) => (self.shared.chunk(chunk)?, offset),
+        };
+        let payload = Payload::new(memory, offset as usize, entry.len as usize)
+            .ok_or_else(|| Error::format("a message outside its chunk").with_path(&self.shared.path))?;
+        let Entry { sequence, log_time_ns, sensor_time_ns, .. } = *entry;
+        Ok(Record { sequence, log_time_ns, sensor_time_ns, payload, data_offset: 0 })
+    }
+
+    pub(crate) fn in_time(&self, start: u64, stop: Option<u64>) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for (at, entry) in (0_u64..).zip(&self.entries) {
+            if entry.log_time_ns >= start && stop.is_none_or(|stop| entry.log_time_ns < stop) {
+                match runs.last_mut() {
+                    Some(run) if run.end == at => run.end += 1,
+                    _ => runs.push(at..at + 1),
+                }
+            }
+        }
+        runs
+    }
+
+    pub(crate) fn file(&self) -> LogFile {
+        LogFile {
+            path: self.shared.path.clone(),
+            bytes: self.shared.memory.bytes().len() as u64,
+            records: self.len(),
+            codec: self.codec.clone(),
+            codec_version: 1,
+            metadata: self.metadata.clone(),
+            created_ns: 0,
+            times_ns: self.entries.iter().map(|entry| entry.log_time_ns).fold(None, extend),
+            closed: self.shared.closed,
+            recovery: self.shared.recovery.clone(),
+        }
+    }
+}
+
+fn map(path: &Path) -> Result<Memory> {
+    let file = File::open(path).map_err(|error| Error::io(error, path))?;
+    let len = file.metadata().map_err(|error| Error::io(error, path))?.len();
+    let len = usize::try_from(len).map_err(|_| Error::invalid("the file does not fit the address space").with_path(path))?;
+    Memory::map(&file, len).map_err(|error| Error::io(error, path))
+}
+
+/// The channel of a `.blog` file.
+pub(crate) fn open_blog(path: &Path) -> Result<Topic> {
+    let memory = map(path)?;
+    let file = memory.bytes();
+    let mut entries = Vec::new();
+    let mut metadata = Vec::new();
+    let mut at = 0;
+    let mut recovery = Recovery::default();
+    while at < file.len() {
+        let fields = u64_at(file, at).zip(u64_at(file, at + 8));
+        let end = fields.and_then(|(_, len)| usize::try_from(len).ok()?.checked_add(at + 16)).filter(|end| *end <= file.len());
+        let (Some((time, len)), Some(end)) = (fields, end) else {
+            recovery = Recovery {
+                records: 1,
+                bytes: (file.len() - at) as u64,
+                reason: Some("torn end".to_owned()),
+                first_offset: Some(at as u64),
+            };
+            break;
+        };
+        if at == 0 {
+            let pickle: String = file.get(16..end).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
+            metadata.push((BLOG_CODEC.to_owned(), pickle));
+        } else {
+            let sequence = entries.len() as u64;
+            entries.push(Entry { place: Place::File(at as u64 + 16), len, sequence, log_time_ns: time, sensor_time_ns: time });
+        }
+        at = end;
+    }
+    let shared =
+        Shared { path: path.to_path_buf(), memory: Arc::new(memory), chunks: Vec::new(), last: Mutex::new(None), closed: true, recovery };
+    Ok(Topic { shared: Arc::new(shared), entries, codec: BLOG.to_owned(), metadata })
+}
+
+/// What a file says of a channel.
+struct Described {
+    topic: String,
+    encoding: String,
+    metadata: Vec<(String, String)>,
+    entries: Vec<Entry>,
+}
+
+/// Collects the messages of a file.
+#[derive(Default)]
+struct Collector {
+    schemas: BTreeMap<u16, (String, String, Vec<u8>)>,
+    channels: BTreeMap<u16, Described>,
+}
+
+impl Collector {
+    /// Takes one record; `place` says where its content is.
+    fn take(&mut self, opcode: u8, content: &[u8], place: Place) -> Option<()> {
+        let mut fields = Fields(content);
+        match opcode {
+            op::SCHEMA => {
+                let id = fields.u16()?;
+                let (name, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
+                let len = fields.u32()? as usize;
+                self.schemas.insert(id, (name, encoding, fields.bytes(len)?.to_vec()));
+            }
+            op::CHANNEL => {
+                let (id, schema) = (fields.u16()?, fields.u16()?);
+                let (topic, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
+                let len = fields.u32()? as usize;
+                let mut pairs = Fields(fields.bytes(len)?);
+                let mut metadata = Vec::new();
+                while !pairs.0.is_empty() {
+                    metadata.push((pairs.text()?.into_owned(), pairs.text()?.into_owned()));
+                }
+                if let Some((name, encoding, data)) = self.schemas.get(&schema) {
+                    metadata.push(("schema".to_owned(), name.clone()));
+                    metadata.push(("schema_encoding".to_owned(), encoding.clone()));
+                    metadata.push(("schema_data".to_owned(), data.iter().map(|byte| format!("{byte:02x}")).collect()));
+                }
+                self.channels.entry(id).or_insert(Described { topic, encoding, metadata, entries: Vec::new() });
+            }
+            op::MESSAGE => {
+                let id = fields.u16()?;
+                let sequence = fields.u32()?.into();
+                let (log_time_ns, sensor_time_ns) = (fields.u64()?, fields.u64()?);
+                let place = match place {
+                    Place::File(at) => Place::File(at + MESSAGE_LEN as u64),
+                    Place::Chunk(chunk, at) => Place::Chunk(chunk, at + MESSAGE_LEN as u64),
+                };
+                let len = fields.0.len() as u64;
+                self.channels.get_mut(&id)?.entries.push(Entry { place, len, sequence, log_time_ns, sensor_time_ns });
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// Takes the records of a stretch; `None` where one is damaged.
+    fn take_all(&mut self, bytes: &[u8], place: impl Fn(u64) -> Place) -> Option<()> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (opcode, content) = envelope(bytes, at)?;
+            self.take(opcode, bytes.get(content.clone())?, place(content.start as u64))?;
+            at = content.end;
+        }
+        Some(())
+    }
+}
+
+/// Opcode and content of the record at `at`.
+fn envelope(bytes: &[u8], at: usize) -> Option<(u8, Range<usize>)> {
+    let opcode = *bytes.get(at)?;
+    let len = usize::try_from(u64_at(bytes, at + 1)?).ok()?;
+    let start = at + ENVELOPE;
+    let end = start.checked_add(len).filter(|end| *end <= bytes.len())?;
+    Some((opcode, start..end))
+}
+
+/// The topics of an MCAP file, in order of their identifiers.
+pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
+    let memory = map(path)?;
+    let file = memory.bytes();
+    if !file.starts_with(&MAGIC) {
+        return Err(Error::format("not an MCAP file").expecting("the MCAP magic").at(0).with_path(path));
+    }
+    let mut collector = Collector::default();
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut at = MAGIC.len();
+    let mut closed = false;
+    let mut lost: Option<&str> = None;
+    while at < file.len() {
+        let Some((opcode, content)) = envelope(file, at) else {
+            lost = Some("not closed, torn end");
+            break;
+        };
+        let bytes = file.get(content.clone()).unwrap_or_default();
+        let taken = match opcode {
+            op::DATA_END => {
+                closed = true;
+                break;
+            }
+            op::CHUNK => take_chunk(&mut collector, &mut chunks, file, content.clone()).map_err(|error| error.with_path(path))?,
+            _ => collector.take(opcode, bytes, Place::File(content.start as u64)),
+        };
+        if taken.is_none() {
+            lost = Some("damaged record");
+            break;
+        }
+        at = content.end;
+    }
+    let recovery = Recovery {
+        records: lost.is_some().into(),
+        bytes: if lost.is_some() { (file.len() - at) as u64 } else { 0 },
+        reason: lost.or((!closed).then_some("not closed")).map(str::to_owned),
+        first_offset: lost.map(|_| at as u64),
+    };
+    let shared = Arc::new(Shared { path: path.to_path_buf(), memory: Arc::new(memory), chunks, last: Mutex::new(None), closed, recovery });
+    let topics = collector.channels.into_values().map(|channel| {
+        let topic = Topic {
+            shared: Arc::clone(&shared),
+            entries: channel.entries,
+            codec: format!("mcap/{}", channel.encoding),
+            metadata: channel.metadata,
+        };
+        (channel.topic, topic)
+    });
+    Ok(topics.collect())
+}
+
+/// How a file of a log describes its channel to other readers of MCAP.
+pub(super) struct Description {
+    pub(super) encoding: String,
+    pub(super) schema: Option<(String, String, Vec<u8>)>,
+}
+
+/// The description of a file's channel, if it is whole.
+pub(super) fn describe(path: &Path) -> Result<Option<Description>> {
+    let memory = map(path)?;
+    let file = memory.bytes();
+    let mut collector = Collector::default();
+    let mut at = MAGIC.len();
+    while let Some((opcode, content)) = envelope(file, at)
+        && !matches!(opcode, op::HEAD | op::DATA_END)
+    {
+        if matches!(opcode, op::SCHEMA | op::CHANNEL) {
+            let bytes = file.get(content.clone()).unwrap_or_default();
+            if collector.take(opcode, bytes, Place::File(at as u64)).is_none() {
+                return Ok(None);
+            }
+        }
+        at = content.end;
+    }
+    let schema = collector.schemas.into_values().next();
+    Ok(collector.channels.into_values().next().map(|channel| Description { encoding: channel.encoding, schema }))
+}
+
+/// Takes the messages of a chunk; `None` where it is damaged.
+fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], content: Range<usize>) -> Result<Option<()>> {
+    let bytes = file.get(content.clone()).unwrap_or_default();
+    let mut fields = Fields(bytes);
+    let mut head = || {
+        fields.bytes(16)?; // first and last time
+        let (unpacked, crc) = (fields.u64()?, fields.u32()?);
+        let compression = fields.text()?.into_owned();
+        let len = usize::try_from(fields.u64()?).ok()?;
+        let start = content.end - fields.0.len();
+        let end = start.checked_add(len).filter(|end| *end <= content.end)?;
+        Some(Chunk { records: start..end, compression, unpacked, crc })
+    };
+    let Some(chunk) = head() else { return Ok(None) };
+    let start = chunk.records.start;
+    if chunk.compression.is_empty() {
+        return Ok(collector.take_all(file.get(chunk.records).unwrap_or_default(), |at| Place::File(start as u64 + at)));
+    }
+    let number = u32::try_from(chunks.len()).map_err(|_| Error::format("more than 2^32 chunks"))?;
+    let unpacked = unpack(file, &chunk)?;
+    chunks.push(chunk);
+    Ok(collector.take_all(&unpacked, |at| Place::Chunk(number, at)))
+}
