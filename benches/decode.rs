@@ -41,58 +41,6 @@ fn make_events() -> EventColumns {
     EventColumns::from_slices(&x, &y, &t, &p).expect("columns of one length")
 }
 
-/// A header and `words`, with a time word where the time's bits from 6 on change.
-fn with_time_words<const N: usize>(header: &str, groups: impl Iterator<Item = (i64, [u8; N])>, high: impl Fn(u64) -> [u8; N]) -> Vec<u8> {
-    let mut bytes = header.as_bytes().to_vec();
-    let mut last = None;
-    for (time, word) in groups {
-        let now = time.cast_unsigned() >> 6;
-        if last != Some(now) {
-            bytes.extend(high(now));
-            last = Some(now);
-        }
-        bytes.extend(word);
-    }
-    bytes
-}
-
-/// One event as unsigned fields: time, x, y, 1 for brighter.
-fn fields(events: &EventColumns, row: usize) -> (u64, u64, u64, u64) {
-    let (x, y) = (events.x()[row].cast_unsigned(), events.y()[row].cast_unsigned());
-    (events.timestamp()[row].cast_unsigned(), x.into(), y.into(), u64::from(events.polarity()[row] > 0))
-}
-
-/// EVT 2.1: one word for a group, with a mask of its pixels.
-fn encode_evt21(events: &EventColumns) -> Vec<u8> {
-    let header = format!("% evt 2.1\n% format EVT21;endianness=little;height={HEIGHT};width={WIDTH}\n% end\n");
-    let groups = (0..events.len()).step_by(NEIGHBOURS).map(|row| {
-        let (t, x, y, on) = fields(events, row);
-        (events.timestamp()[row], (on << 60 | (t & 63) << 54 | x << 43 | y << 32 | ((1 << NEIGHBOURS) - 1)).to_le_bytes())
-    });
-    with_time_words(&header, groups, |high| (8 << 60 | high << 32).to_le_bytes())
-}
-
-/// EVT 4: one word an event.
-fn encode_evt4(events: &EventColumns) -> Vec<u8> {
-    let header = format!("% format EVT4;height={HEIGHT};width={WIDTH}\n% end\n");
-    let words = (0..events.len()).map(|row| {
-        let (t, x, y, on) = fields(events, row);
-        (events.timestamp()[row], (((0xA + on) << 28 | (t & 63) << 22 | x << 11 | y) as u32).to_le_bytes())
-    });
-    with_time_words(&header, words, |high| (0xE << 28 | high as u32).to_le_bytes())
-}
-
-/// DAT version 2.
-fn encode_dat(events: &EventColumns) -> Vec<u8> {
-    let mut bytes = format!("% Data file containing CD events.\n% Version 2\n% Height {HEIGHT}\n% Width {WIDTH}\n% end\n").into_bytes();
-    bytes.extend([0x0c, 8]);
-    for row in 0..events.len() {
-        let (t, x, y, on) = fields(events, row);
-        bytes.extend((t | (x | y << 14 | on << 28) << 32).to_le_bytes());
-    }
-    bytes
-}
-
 /// Files that go when the benchmark ends.
 struct Directory(PathBuf);
 
@@ -104,18 +52,9 @@ impl Drop for Directory {
 
 fn write_input(directory: &Path, format: Format, events: &EventColumns) -> evlib::Result<PathBuf> {
     let path = directory.join(format!("{format}.{}", if format == Format::Dat { "dat" } else { "raw" }));
-    let bytes = match format {
-        Format::Evt21 => encode_evt21(events),
-        Format::Evt4 => encode_evt4(events),
-        Format::Dat => encode_dat(events),
-        _ => {
-            let mut writer = EventWriter::create(&path, format, Geometry::new(WIDTH.into(), HEIGHT.into())?, true)?;
-            writer.write(events)?;
-            writer.finish()?;
-            return Ok(path);
-        }
-    };
-    fs::write(&path, bytes).expect("the temporary directory can be written");
+    let mut writer = EventWriter::create(&path, format, Geometry::new(WIDTH.into(), HEIGHT.into())?, true)?;
+    writer.write(events)?;
+    writer.finish()?;
     Ok(path)
 }
 

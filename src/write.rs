@@ -1,5 +1,6 @@
 //! Writing recordings: checked rows in, a whole file or none out.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -14,8 +15,7 @@ use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::numpy_write::{NpySink, NpzSink};
-use crate::format::prophesee::writer::{Evt2Encoder, Evt3Encoder, RANGE};
-use crate::format::{Format, atis_bin, event_stream, hdf5, text};
+use crate::format::{Format, atis_bin, event_stream, hdf5, prophesee, text};
 use crate::scan::pool;
 use crate::schema::{Columns, Geometry};
 use crate::simd::{self, Kernel};
@@ -251,6 +251,14 @@ pub(crate) trait Encoder: Send {
     /// Appends the events; their values have been checked.
     fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>);
 
+    /// Number of inputs that external triggers can be of, from input 0 on; 0 where there are no triggers in the format.
+    fn trigger_ids(&self) -> u16 {
+        0
+    }
+
+    /// Appends an external trigger, whose values have been checked, in order of time with the events.
+    fn trigger(&mut self, _id: u8, _rising: bool, _t: i64, _out: &mut Vec<u8>) {}
+
     /// Appends what stands after the events. Returns bytes that replace those at a place of the file, if any do.
     fn finish(&mut self, _out: &mut Vec<u8>) -> Option<(u64, Vec<u8>)> {
         None
@@ -290,11 +298,53 @@ pub(crate) trait Sink: Send {
         if triggers.is_empty() {
             return Ok(());
         }
-        Err(Error::invalid("external triggers are not written to this format").expecting("HDF5 in the `prophesee` layout"))
+        Err(no_triggers())
     }
 
     /// Writes what is left.
     fn finish(self: Box<Self>) -> Result<Partial>;
+}
+
+fn no_triggers() -> Error {
+    Error::invalid("external triggers are not written to this format")
+        .expecting("`evt3`, `evt2`, `evt21`, `evt4`, or `hdf5` in the `prophesee` layout")
+}
+
+/// What a recording can hold of external triggers.
+pub(crate) struct TriggerLimits {
+    /// Triggers before these.
+    pub(crate) rows: u64,
+    /// Time of the last of them.
+    pub(crate) last: i64,
+    pub(crate) times: Range<i64>,
+    pub(crate) ids: u16,
+    /// What to do about a time after those.
+    pub(crate) too_late: &'static str,
+}
+
+impl TriggerLimits {
+    /// Refuses the first trigger that cannot be held.
+    pub(crate) fn check(&self, triggers: &TriggerColumns) -> Result<()> {
+        let Range { start, end } = self.times;
+        let mut last = self.last;
+        for (row, ((id, p), t)) in triggers.id.iter().zip(&triggers.polarity).zip(&triggers.timestamp).enumerate() {
+            let error = || Error::invalid(format!("the recording cannot hold trigger {}", self.rows + row as u64));
+            if *t < start {
+                return Err(error().expecting(format!("a time of at least {start} us")).but_found(format!("{t} us")));
+            } else if *t < last {
+                let error = error().expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us"));
+                return Err(error.hint("sort by `timestamp`"));
+            } else if *t >= end {
+                return Err(error().expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint(self.too_late));
+            } else if !matches!(p, 1 | -1) {
+                return Err(error().expecting("polarity 1 or -1").but_found(p.to_string()));
+            } else if u16::from(*id) >= self.ids {
+                return Err(error().expecting(format!("an id below {}", self.ids)).but_found(id.to_string()));
+            }
+            last = *t;
+        }
+        Ok(())
+    }
 }
 
 /// Formats that are one sequence of bytes.
@@ -302,12 +352,18 @@ struct Bytes {
     partial: Partial,
     encoder: Box<dyn Encoder>,
     buffer: Vec<u8>,
+    /// Triggers that wait for the events before them: id, whether rising, time.
+    triggers: VecDeque<(u8, bool, i64)>,
+    trigger_rows: u64,
+    last_trigger_us: i64,
+    last_us: i64,
 }
 
 impl Bytes {
     fn new(partial: Partial, encoder: Box<dyn Encoder>, geometry: Geometry, date: &str) -> Result<Self> {
         let buffer = encoder.header(geometry, date);
-        let mut bytes = Self { partial, encoder, buffer };
+        let (triggers, start) = (VecDeque::new(), encoder.start_of_time());
+        let mut bytes = Self { partial, encoder, buffer, triggers, trigger_rows: 0, last_trigger_us: start, last_us: start };
         bytes.flush()?;
         Ok(bytes)
     }
@@ -316,6 +372,32 @@ impl Bytes {
         self.partial.write_all(&self.buffer)?;
         self.buffer.clear();
         Ok(())
+    }
+
+    fn encode(&mut self, rows: Rows<'_>) -> Result<()> {
+        for start in (0..rows.len).step_by(CHUNK / 16) {
+            let Rows { x, y, t, p, .. } = rows.cut(start..rows.len.min(start + CHUNK / 16));
+            self.encoder.encode(x, y, t, p, &mut self.buffer);
+            if self.buffer.len() >= CHUNK {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes the waiting triggers up to this time, each behind the rows before it; returns the rows behind them.
+    fn encode_triggers<'a>(&mut self, mut rows: Rows<'a>, until: i64) -> Result<Rows<'a>> {
+        while let Some((id, rising, t)) = self.triggers.front().copied().filter(|(_, _, t)| *t <= until) {
+            self.triggers.pop_front();
+            let before = rows.t.partition_point(|time| *time < t);
+            self.encode(rows.cut(0..before))?;
+            rows = rows.cut(before..rows.len);
+            self.encoder.trigger(id, rising, t, &mut self.buffer);
+            if self.buffer.len() >= CHUNK {
+                self.flush()?;
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -329,17 +411,30 @@ impl Sink for Bytes {
     }
 
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
-        for start in (0..rows.len).step_by(CHUNK / 16) {
-            let Rows { x, y, t, p, .. } = rows.cut(start..rows.len.min(start + CHUNK / 16));
-            self.encoder.encode(x, y, t, p, &mut self.buffer);
-            if self.buffer.len() >= CHUNK {
-                self.flush()?;
-            }
+        let Some(last) = rows.t.last() else { return Ok(()) };
+        let rows = self.encode_triggers(rows, *last)?;
+        self.last_us = *last;
+        self.encode(rows)
+    }
+
+    fn triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
+        let ids = self.encoder.trigger_ids();
+        if ids == 0 && !triggers.is_empty() {
+            return Err(no_triggers());
         }
+        let times = self.times(0);
+        // What is encoded is behind us.
+        let last = self.last_trigger_us.max(self.last_us);
+        TriggerLimits { rows: self.trigger_rows, last, times, ids, too_late: self.too_late() }.check(triggers)?;
+        let triggers_in_order = triggers.id.iter().zip(&triggers.polarity).zip(&triggers.timestamp);
+        self.triggers.extend(triggers_in_order.map(|((id, p), t)| (*id, *p > 0, *t)));
+        self.trigger_rows += triggers.len() as u64;
+        self.last_trigger_us = triggers.timestamp.last().copied().unwrap_or(self.last_trigger_us);
         Ok(())
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
+        self.encode_triggers(Rows { x: &[], y: &[], t: &[], p: &[], len: 0 }, i64::MAX)?;
         let patch = self.encoder.finish(&mut self.buffer);
         self.flush()?;
         if let Some((offset, bytes)) = patch {
@@ -382,9 +477,9 @@ pub struct EventWriter {
 impl EventWriter {
     /// Starts a recording in `format` of a sensor of size `geometry`.
     ///
-    /// Written are [`Format::Evt3`], [`Format::Evt2`], [`Format::Aedat4`], [`Format::Hdf5`], [`Format::Npy`],
-    /// [`Format::Npz`], [`Format::EventStream`], [`Format::AtisBin`] and [`Format::Text`], which is CSV where the path
-    /// ends in `.csv`.
+    /// Written are [`Format::Evt3`], [`Format::Evt2`], [`Format::Evt21`] (little-endian words), [`Format::Evt4`],
+    /// [`Format::Dat`] (version 2), [`Format::Aedat4`], [`Format::Hdf5`], [`Format::Npy`], [`Format::Npz`],
+    /// [`Format::EventStream`], [`Format::AtisBin`] and [`Format::Text`], which is CSV where the path ends in `.csv`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -402,8 +497,6 @@ impl EventWriter {
         let date = date(SystemTime::now());
         let any = (Geometry::MAX, Geometry::MAX);
         let (encoder, largest): (Option<Box<dyn Encoder>>, _) = match options.format {
-            Format::Evt3 => (Some(Box::new(Evt3Encoder::new(geometry))), (RANGE, RANGE)),
-            Format::Evt2 => (Some(Box::new(Evt2Encoder::default())), (RANGE, RANGE)),
             Format::Aedat4 => {
                 let compression = options.compression.unwrap_or(Compression::Lz4);
                 if !matches!(compression, Compression::Lz4 | Compression::None) {
@@ -417,11 +510,14 @@ impl EventWriter {
             Format::AtisBin => (Some(Box::new(atis_bin::Writer)), atis_bin::LARGEST),
             Format::Text => (Some(Box::new(text::Writer::new(path))), any),
             Format::Hdf5 | Format::Npy | Format::Npz => (None, any),
-            other => {
-                return Err(Error::invalid("this format is read but not written")
-                    .expecting("`evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`")
-                    .but_found(format!("`{other}`")));
-            }
+            other => match prophesee::writer::encoder(other, geometry) {
+                Some((encoder, range)) => (Some(encoder), (range, range)),
+                None => {
+                    return Err(Error::invalid("this format is read but not written")
+                        .expecting("`evt3`, `evt2`, `evt21`, `evt4`, `dat`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`")
+                        .but_found(format!("`{other}`")));
+                }
+            },
         };
         let aedat = options.format == Format::Aedat4;
         check_geometry(geometry, largest)?;
@@ -487,8 +583,10 @@ impl EventWriter {
 
     /// Appends external triggers, on the clock of the events and in order of time among themselves.
     ///
+    /// RAW has them between the events: they are given before the events that follow them, and kept in memory until then.
+    ///
     /// # Errors
-    /// `InvalidArgument` if the format does not hold any (only HDF5 in Prophesee's layout does), or naming the first
+    /// `InvalidArgument` if the format does not hold any (RAW does, and HDF5 in Prophesee's layout), or naming the first
     /// that it cannot hold. `Io`, after which the writer is of no use.
     pub fn write_triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
         let lens = [triggers.id.len(), triggers.polarity.len()];

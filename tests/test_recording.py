@@ -16,7 +16,7 @@ from conftest import problem_counts, rows
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from words import KINDS, RAW_KINDS, cd2, header, library_format, pack, recording, sensor_stream, time_word
+from words import KINDS, RAW_KINDS, WORD_BYTES, cd2, header, library_format, pack, recording, sensor_stream, time_word
 
 import evlib
 from evlib import exceptions
@@ -464,8 +464,10 @@ def test_the_extension_tells_the_format(tmp_path):
     assert evlib.identify(tmp_path / "b.raw").format == "evt2"
     with pytest.raises(exceptions.ArgumentError, match="xyz"):
         evlib.write_events(frame, tmp_path / "a.xyz", geometry=(640, 480))
-    with pytest.raises(exceptions.ArgumentError, match="dat"):
-        evlib.write_events(frame, tmp_path / "a.dat", format="dat", geometry=(640, 480))
+    evlib.write_events(frame, tmp_path / "a.dat", geometry=(640, 480))
+    assert evlib.identify(tmp_path / "a.dat").format == "dat"
+    with pytest.raises(exceptions.ArgumentError, match="aedat2"):
+        evlib.write_events(frame, tmp_path / "a.aedat", format="aedat2", geometry=(640, 480))
 
 
 BAD = {
@@ -479,7 +481,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", ["evt3", "evt2"])
+PROPHESEE = ["evt3", "evt2", "evt21", "evt4", "dat"]
+
+
+@pytest.mark.parametrize("name", PROPHESEE)
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_first_row_that_does_not_fit_is_named(name, bad, batched, tmp_path):
@@ -588,7 +593,7 @@ def test_folder_that_is_not_there(tmp_path):
 
 
 def test_empty_recording_is_written(tmp_path):
-    for name in ("evt2", "evt3"):
+    for name in PROPHESEE:
         path = tmp_path / f"{name}.raw"
         assert evlib.write_events(events([], [], [], []), path, format=name, geometry=(640, 480)) == 0
         opened = evlib.open(path, on_problem="raise")
@@ -636,8 +641,8 @@ def event_frames(draw, *, long_gaps: bool) -> tuple[pl.DataFrame, tuple[int, int
 
 def words_of(path: Path, size: int) -> np.ndarray:
     data = path.read_bytes()
-    payload = data[data.index(b"% end\n") + 6 :]
-    return np.frombuffer(payload, {2: "<u2", 4: "<u4"}[size])
+    payload = data[data.index(b"% end\n") + 6 :].removeprefix(b"\x0c\x08")
+    return np.frombuffer(payload, f"<u{size}")
 
 
 def check_evt3_is_legal(words: np.ndarray, width: int) -> None:
@@ -675,28 +680,43 @@ def check_evt3_is_legal(words: np.ndarray, width: int) -> None:
         assert int(words[0]) == 0x8000, "time starts at 0, so that readers that shift by the first word keep it"
 
 
+def check_evt4_is_legal(words: np.ndarray, width: int) -> None:
+    """Vectors lie in the sensor with all of their columns, as checking readers want."""
+    at = 0
+    while at < words.size:
+        word = int(words[at])
+        at += 1
+        if word >> 28 in (0xC, 0xD):
+            assert (word >> 11 & 0x7FF) + 32 <= width
+            assert int(words[at]).bit_count() > 2, "a vector that is longer than its events"
+            at += 1
+
+
 def check_round_trip(frame, geometry, path, name) -> None:
     assert evlib.write_events(frame, path, format=name, geometry=geometry, overwrite=True) == frame.height
     opened = evlib.open(path)
     assert opened.format == name
     assert opened.geometry == geometry
-    assert opened.metadata["geometry"] == f"{geometry[0]}x{geometry[1]}"
+    if name != "dat":
+        assert opened.metadata["geometry"] == f"{geometry[0]}x{geometry[1]}"
     assert_frame_equal(opened.read(), frame)
     assert problem_counts(opened) == {}
-    words = words_of(path, 2 if name == "evt3" else 4)
+    words = words_of(path, WORD_BYTES[name])
     payload = words.tobytes()
     assert oracle.DECODERS[name](payload, geometry).events == rows(frame)
     if name == "evt3":
         check_evt3_is_legal(words, geometry[0])
+    if name == "evt4":
+        check_evt4_is_legal(words, geometry[0])
 
 
-@pytest.mark.parametrize("name", ["evt3", "evt2"])
+@pytest.mark.parametrize("name", PROPHESEE)
 def test_round_trip(name):
-    long = events([5, 6], [0, 0], [0, 2**35], [1, -1])
+    long = events([5, 6], [0, 0], [0, 2**32 - 1 if name == "dat" else 2**35], [1, -1])
 
     with tempfile.TemporaryDirectory() as folder:
 
-        @given(event_frames(long_gaps=name == "evt2"))
+        @given(event_frames(long_gaps=name not in ("evt3", "dat")))
         @settings(max_examples=60)
         @example((long, (640, 480)))
         def check(drawn):
@@ -706,7 +726,7 @@ def test_round_trip(name):
         check()
 
 
-@pytest.mark.parametrize("name", ["evt3", "evt2"])
+@pytest.mark.parametrize("name", PROPHESEE)
 def test_round_trip_of_dense_rows(name, tmp_path):
     """Every width at which a vector group ends, or cannot be."""
     for width in (1, 12, 31, 32, 33, 63, 64, 65, 100):
@@ -714,23 +734,26 @@ def test_round_trip_of_dense_rows(name, tmp_path):
         t = [1_000] * width + [1_001] * math.ceil(width / 2) + [1_002] * (width - width // 2)
         frame = events(x, [3] * len(x), t, [1 if at < width else -1 for at in range(len(x))])
         check_round_trip(frame, (width, 4), tmp_path / f"{width}.raw", name)
-    words = words_of(tmp_path / "100.raw", 2) if name == "evt3" else None
-    if words is not None:
+    words = words_of(tmp_path / "100.raw", WORD_BYTES[name])
+    if name == "evt3":
         assert (words >> 12 == 0x4).any(), "vectors are used"
+    if name in ("evt3", "evt21", "evt4"):
         assert words.size < 100
 
 
 def test_a_gap_of_hours_is_exact(tmp_path):
     times = [0, 9_000_000, 9_000_001, 30_000_000, 7 * 3600 * 10**6, 7 * 3600 * 10**6 + 1]
     frame = events([1] * 6, [2] * 6, times, [1, -1] * 3)
-    for name in ("evt3", "evt2"):
+    for name in ("evt3", "evt2", "evt21", "evt4"):
         check_round_trip(frame, (640, 480), tmp_path / f"{name}.raw", name)
+    with pytest.raises(ValueError, match=r"row 4: expected a time before 4294967296 us"):
+        evlib.write_events(frame, tmp_path / "long.dat", geometry=(640, 480))
 
 
 def test_many_events_without_time_going_on(tmp_path):
     n = 300_000
     frame = events([at % 640 for at in range(n)], [at // 640 % 480 for at in range(n)], [5] * n, [1] * n)
-    for name in ("evt3", "evt2"):
+    for name in PROPHESEE:
         path = tmp_path / f"{name}.raw"
         evlib.write_events(frame, path, format=name, geometry=(640, 480))
         assert_frame_equal(evlib.read_events(path, on_problem="raise"), frame)
@@ -741,4 +764,61 @@ def test_conversion_from_every_encoding(kind, save, tmp_path):
     source = evlib.open(save(recording(kind, sensor_stream(kind, 3_000))))
     frame = source.read()
     assert frame["timestamp"].is_sorted()
-    check_round_trip(frame, (640, 480), tmp_path / "copy.raw", "evt3")
+    for name in PROPHESEE:
+        check_round_trip(frame, (640, 480), tmp_path / "copy.raw", name)
+
+
+# --- triggers between the events -----------------------------------------------------------------------------------
+
+
+@st.composite
+def trigger_frames(draw, ids: int) -> pl.DataFrame:
+    count = draw(st.integers(0, 12))
+    time = sorted(draw(st.lists(st.integers(0, 2**31), min_size=count, max_size=count)))
+    data = {
+        "id": draw(st.lists(st.integers(0, ids - 1), min_size=count, max_size=count)),
+        "polarity": draw(st.lists(st.sampled_from([1, -1]), min_size=count, max_size=count)),
+        "timestamp": time,
+    }
+    return pl.DataFrame(data, schema_overrides={"timestamp": pl.Int64}).cast(evlib._scan.TRIGGER_SCHEMA)
+
+
+@pytest.mark.parametrize("name", ["evt3", "evt2", "evt21", "evt4"])
+def test_triggers_are_merged_by_time(name):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trip.raw"
+
+        @given(event_frames(long_gaps=False), trigger_frames(16 if name == "evt3" else 32), st.integers(1, 9))
+        def check(drawn, triggers, length):
+            frame, geometry = drawn
+            parts = iter([frame[at : at + length] for at in range(0, frame.height, length)])
+            written = evlib.write_events(
+                parts, path, format=name, geometry=geometry, triggers=triggers, overwrite=True
+            )
+            assert written == frame.height
+            opened = evlib.open(path, on_problem="raise")
+            assert_frame_equal(opened.read(), frame)
+            assert_frame_equal(opened.triggers.collect(), triggers)
+            decoded = oracle.DECODERS[name](words_of(path, WORD_BYTES[name]).tobytes(), geometry)
+            assert decoded.events == rows(frame)
+            assert decoded.triggers == rows(triggers)
+
+        check()
+
+
+@pytest.mark.parametrize(
+    ("triggers", "message"),
+    [
+        ({"id": [1, 1], "polarity": [1, 1], "timestamp": [9, 8]}, "trigger 1: expected times in order, from 9 us on"),
+        ({"id": [1], "polarity": [1], "timestamp": [-1]}, "trigger 0: expected a time of at least 0 us"),
+        ({"id": [16], "polarity": [1], "timestamp": [1]}, "trigger 0: expected an id below 16, found 16"),
+        ({"id": [1], "polarity": [0], "timestamp": [1]}, "trigger 0: expected polarity 1 or -1"),
+        ({"id": [1], "polarity": [1], "timestamp": [2**46]}, "trigger 0: expected a time before"),
+    ],
+)
+def test_triggers_that_do_not_fit(triggers, message, tmp_path):
+    with pytest.raises(exceptions.ArgumentError, match=message):
+        evlib.write_events(events([1], [1], [1], [1]), tmp_path / "a.raw", geometry=(9, 9), triggers=triggers)
+    with pytest.raises(exceptions.ArgumentError, match="not written to this format"):
+        evlib.write_events(events([1], [1], [1], [1]), tmp_path / "a.dat", geometry=(9, 9), triggers=triggers)
+    assert list(tmp_path.iterdir()) == []

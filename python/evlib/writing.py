@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BY_EXTENSION = {
     ".raw": "evt3",
+    ".dat": "dat",
     ".aedat4": "aedat4",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
@@ -27,6 +28,9 @@ _BY_EXTENSION = {
     ".txt": "text",
     ".csv": "text",
 }
+
+
+_RAW = ("evt2", "evt21", "evt3", "evt4")
 
 
 def _frames(
@@ -98,8 +102,10 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
 def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:
     """Tell whether the format that these arguments of `write_events` stand for holds external triggers."""
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    default = "prophesee" if extension == ".hdf5" else "dsec"
-    return (format or _BY_EXTENSION.get(extension)) == "hdf5" and (layout or default) == "prophesee"
+    format = format or _BY_EXTENSION.get(extension)
+    if format == "hdf5":
+        return (layout or ("prophesee" if extension == ".hdf5" else "dsec")) == "prophesee"
+    return format in _RAW
 
 
 def write_events(

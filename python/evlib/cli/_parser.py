@@ -10,7 +10,7 @@ FORMATS = (
     "evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz",
     "aedat1", "aedat2", "aedat3", "aedat4", "es", "atis-bin", "text", "oblog",
 )  # fmt: skip
-WRITTEN = ("evt2", "evt3", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text")
+WRITTEN = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text")
 LAYOUTS = ("dsec", "prophesee")
 COMPRESSIONS = ("zstd", "gzip", "none")
 POLICIES = ("block", "drop_oldest", "error")

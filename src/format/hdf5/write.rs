@@ -10,7 +10,7 @@ mod tests;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::format::prophesee::writer::RANGE;
+use crate::format::prophesee::RANGE;
 use crate::write::{Compression, Hdf5Layout, Partial, Sink, WriteOptions, check_geometry};
 
 /// Microseconds that events may span: 12 days. Both layouts have a table with an entry every millisecond or two,

@@ -36,6 +36,9 @@ use evt21::Evt21;
 use header::Header;
 use word::{Encoding, Limits, State, Triggers};
 
+/// Coordinate range of the RAW encodings.
+pub(crate) const RANGE: u16 = Evt2::RANGE;
+
 /// What identification found out about a file.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -208,7 +211,7 @@ fn reader(source: Source, found: &Found, head: &[u8], geometry: Option<Geometry>
         Arc::new(SegmentReader::new(source, Raw { payload, encoding }))
     }
     let start = found.header.end as u64;
-    let limits = Limits::new(geometry, Evt2::RANGE);
+    let limits = Limits::new(geometry, RANGE);
     Ok(match found.identity.format {
         Format::Evt21 => raw(source, start, Evt21::new(limits, found.legacy)),
         Format::Evt3 => raw(source, start, Evt3::new(limits)),

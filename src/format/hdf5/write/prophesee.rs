@@ -6,10 +6,10 @@ use super::file::{Attribute, Chunks, Dtype, File, Filter};
 use super::pipeline::{Pipeline, Stage};
 use super::{SPAN_US, TOO_LATE};
 use crate::columns::{Rows, TriggerColumns};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::hdf5::{ecf, filter};
 use crate::schema::Geometry;
-use crate::write::{Partial, Sink};
+use crate::write::{Partial, Sink, TriggerLimits};
 
 /// Records of a chunk, of every data set.
 const ROWS: usize = 1 << 14;
@@ -174,21 +174,8 @@ impl Sink for Writer {
     fn triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
         let Some(first) = triggers.timestamp.first() else { return Ok(()) };
         let end = self.trigger_index.first_us.unwrap_or(*first).saturating_add(SPAN_US);
-        let mut last = self.last_trigger_us;
-        for (row, (p, t)) in triggers.polarity.iter().zip(&triggers.timestamp).enumerate() {
-            let error = || Error::invalid(format!("the recording cannot hold trigger {}", self.triggers.rows + row as u64));
-            if *t < 0 {
-                return Err(error().expecting("a time of at least 0 us").but_found(format!("{t} us")));
-            } else if *t < last {
-                let error = error().expecting(format!("times in order, from {last} us on")).but_found(format!("{t} us"));
-                return Err(error.hint("sort by `timestamp`"));
-            } else if *t >= end {
-                return Err(error().expecting(format!("a time before {end} us")).but_found(format!("{t} us")).hint(TOO_LATE));
-            } else if !matches!(p, 1 | -1) {
-                return Err(error().expecting("polarity 1 or -1").but_found(p.to_string()));
-            }
-            last = *t;
-        }
+        let limits = TriggerLimits { rows: self.triggers.rows, last: self.last_trigger_us, times: 0..end, ids: 256, too_late: TOO_LATE };
+        limits.check(triggers)?;
         self.trigger_index.extend(&mut self.file, self.triggers.rows, &triggers.timestamp)?;
         for ((id, p), t) in triggers.id.iter().zip(&triggers.polarity).zip(&triggers.timestamp) {
             let mut record = [0; TRIGGER];
@@ -197,7 +184,7 @@ impl Sink for Writer {
             record[16..18].copy_from_slice(&i16::from(*id).to_le_bytes());
             self.triggers.push(&mut self.file, &record)?;
         }
-        self.last_trigger_us = last;
+        self.last_trigger_us = triggers.timestamp.last().copied().unwrap_or(self.last_trigger_us);
         Ok(())
     }
 
