@@ -28,10 +28,11 @@ def log(tmp_path) -> ObLog:
 
 
 def damage(oblog: ObLog, channel: str) -> None:
-    (file,) = oblog.channel(channel).files
-    data = file.path.read_bytes()
+    opened = oblog.channel(channel)
+    (file,) = opened.files
+    data, last = file.path.read_bytes(), bytes(opened.record(-1).payload)
     file.path.unlink()
-    file.path.write_bytes(data[: len(data) * 2 // 3])
+    file.path.write_bytes(data[: data.index(last) + len(last) - 5])
 
 
 def test_info(log, capsys):

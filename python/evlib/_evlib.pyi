@@ -3,6 +3,7 @@
 Every call that reads or decodes releases the GIL. Errors are those of `evlib.exceptions`. Times are microseconds.
 """
 
+import sys
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -217,8 +218,9 @@ class LogMemory:
     def __len__(self) -> int:
         """Give the number of bytes."""
 
-    def __buffer__(self, flags: int, /) -> memoryview:
-        """Give a read-only view."""
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview:
+            """Give a read-only view."""
 
 @final
 class LogTable:
@@ -354,7 +356,7 @@ def log_decode_events(payload: Buffer) -> Batch:
 def log_events_header(rows: int, first_us: int, last_us: int) -> bytes:
     """Make what stands in front of the columns of so many events with these earliest and latest times."""
 
-def log_encode_arrow(data: _ArrowStream) -> LogMemory:
+def log_encode_arrow(data: _ArrowStream) -> memoryview:
     """Arrow IPC stream of a table."""
 
 def log_decode_arrow(payload: Buffer) -> LogTable:
