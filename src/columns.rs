@@ -218,68 +218,6 @@ mod mapping {
     }
 }
 
-/// Bytes that grow, in arenas: large ones are in huge pages, and come from what is kept.
-pub(crate) struct Bytes {
-    arena: Arena,
-    capacity: usize,
-    len: usize,
-}
-
-impl Bytes {
-    /// Room for so many bytes at least.
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
-        let capacity = if capacity < HUGE_PAGE { capacity.max(COLUMN_ALIGN) } else { capacity.next_multiple_of(HUGE_PAGE) };
-        Self { arena: Arena::new(capacity), capacity, len: 0 }
-    }
-
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// Makes room for so many more bytes.
-    pub(crate) fn reserve(&mut self, more: usize) {
-        let Some(needed) = self.len.checked_add(more) else { panic!("bytes do not fit the address space") };
-        if needed > self.capacity {
-            let mut larger = Self::with_capacity(needed.max(self.capacity.saturating_mul(2)));
-            larger.extend_from_slice(self);
-            *self = larger;
-        }
-    }
-
-    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
-        self.grow(bytes.len()).copy_from_slice(bytes);
-    }
-
-    /// Appends so many bytes, with whatever was in the memory before.
-    pub(crate) fn grow(&mut self, more: usize) -> &mut [u8] {
-        self.reserve(more);
-        let start = self.len;
-        self.len += more;
-        &mut self[start..]
-    }
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the arena has `capacity` initialised bytes, `len` is at most that, and the borrow of `self` keeps
-        // others from writing.
-        unsafe { std::slice::from_raw_parts(self.arena.start.as_ptr(), self.len) }
-    }
-}
-
-impl std::ops::DerefMut for Bytes {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the borrow of `self` makes the slice the only access.
-        unsafe { std::slice::from_raw_parts_mut(self.arena.start.as_ptr(), self.len) }
-    }
-}
-
 /// Byte offset of each column in its arena.
 type Offsets = [usize; 4];
 

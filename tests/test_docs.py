@@ -25,7 +25,16 @@ import evlib
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = ["evlib", "evlib.reading", "evlib.recording", "evlib.rectification", "evlib.simulator", "evlib.writing"]
+MODULES = [
+    "evlib",
+    "evlib.codecs",
+    "evlib.oblog",
+    "evlib.reading",
+    "evlib.recording",
+    "evlib.rectification",
+    "evlib.simulator",
+    "evlib.writing",
+]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$(\s*\n(?=```text$))?", re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

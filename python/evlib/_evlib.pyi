@@ -3,6 +3,7 @@
 Every call that reads or decodes releases the GIL. Errors are those of `evlib.exceptions`. Times are microseconds.
 """
 
+import sys
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -101,7 +102,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`, `oblog`."""
 
     @property
     def confidence(self) -> str:
@@ -242,8 +243,9 @@ class LogMemory:
     def __len__(self) -> int:
         """Give the number of bytes."""
 
-    def __buffer__(self, flags: int, /) -> memoryview:
-        """Give a read-only view."""
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview:
+            """Give a read-only view."""
 
 @final
 class LogTable:
@@ -379,7 +381,7 @@ def log_decode_events(payload: Buffer) -> Batch:
 def log_events_header(rows: int, first_us: int, last_us: int) -> bytes:
     """Make what stands in front of the columns of so many events with these earliest and latest times."""
 
-def log_encode_arrow(data: _ArrowStream) -> LogMemory:
+def log_encode_arrow(data: _ArrowStream) -> memoryview:
     """Arrow IPC stream of a table."""
 
 def log_decode_arrow(payload: Buffer) -> LogTable:

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::record::{self, ALIGN, BLOCK, CHANNEL_ID, Directory, Head, MAGIC, OVERHEAD, PROFILE, SessionInfo, op, push_record, push_text};
 use super::{name, sys};
-use crate::columns::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes at which a batch is complete.
@@ -34,11 +33,8 @@ const STAGE: usize = 1 << 20;
 const PREALLOCATE: u64 = 64 << 20;
 /// Bytes of one call: some systems take no more than 2 GiB.
 const CALL: usize = 1 << 30;
-/// Room of a buffer at first; where that is not enough it is as large as a huge page.
-const ROOM: usize = FLUSH + (FLUSH >> 1);
-/// Buffers kept for the next batches, and the largest that is kept.
-const SPARE: usize = 4;
-const SPARE_BYTES: usize = 16 << 20;
+/// Bytes of buffers kept for the next batches: memory that has been used is much quicker than new.
+const SPARE: usize = 32 << 20;
 /// Payloads from this size on get their checksum from the producer, so that the two share the work.
 const LARGE: usize = 64 << 10;
 /// Least size of a queue.
@@ -220,24 +216,21 @@ struct Pending {
 /// Records as they will stand in the file, but for what depends on the place.
 struct Batch {
     number: u64,
-    bytes: Bytes,
+    bytes: Vec<u8>,
     records: Vec<Pending>,
 }
 
 impl Batch {
     fn new(number: u64) -> Self {
-        Self { number, bytes: Bytes::with_capacity(ROOM), records: Vec::new() }
+        Self { number, bytes: Vec::new(), records: Vec::new() }
     }
 
     fn push(&mut self, parts: &[&[u8]], payload_len: usize, stamp: Stamp, data_offset: u32) {
         let start = self.bytes.len();
         let head = OVERHEAD + record::padding(start as u64, data_offset) as usize;
-        let more = head + payload_len;
-        if start + more > self.bytes.capacity() {
-            // At once as large as a batch gets, so that it is copied once at most.
-            self.bytes.reserve(more.max((2 * BATCH).saturating_sub(start)));
-        }
-        self.bytes.grow(head).fill(0);
+        // The end of the batch needs some room too.
+        self.bytes.reserve(head + payload_len + SECTOR);
+        self.bytes.resize(start + head, 0);
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
@@ -319,7 +312,8 @@ impl State {
     }
 
     fn recycle(&mut self, batch: Batch) {
-        if self.spare.len() < SPARE && batch.bytes.capacity() <= SPARE_BYTES {
+        let kept: usize = self.spare.iter().map(|spare| spare.bytes.capacity()).sum();
+        if kept + batch.bytes.capacity() <= SPARE {
             self.spare.push(batch);
         }
     }

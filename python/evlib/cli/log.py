@@ -164,7 +164,7 @@ def _repair(options: argparse.Namespace) -> int:
     for file in files:
         path, records, row = _evlib.log_repair(file, options.output)
         left_out = Recovery(*row)
-        print(f"{file}: {records:,} records copied to {path}")
+        print(f"{file}: {records:,} records copied to {path}", flush=True)
         if left_out.records or left_out.bytes:
             print(f"evlib: note: {left_out.records} records, {left_out.bytes} bytes left out", file=sys.stderr)
             lost = True
