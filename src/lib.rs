@@ -37,6 +37,8 @@ mod format;
 #[cfg(feature = "polars")]
 mod frame;
 mod index;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod problem;
 #[cfg(feature = "python")]
 mod python;

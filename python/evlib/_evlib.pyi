@@ -22,8 +22,8 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, whether to map.
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, bool]
 
 @type_check_only
 class _ArrowStream(Protocol):

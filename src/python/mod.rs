@@ -62,7 +62,7 @@ impl PySelection {
 
 /// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times, parts of a
 /// pixel.
-type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>);
+type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>, bool);
 
 /// The arguments of [`open`].
 type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, ContentArguments);
@@ -242,7 +242,7 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None)))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None, false)))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
@@ -252,11 +252,11 @@ fn open(
     content: ContentArguments,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
-        let (stream, path_map, time_unit, time_offset_us, pixel_parts) = content.clone();
+        let (stream, path_map, time_unit, time_offset_us, pixel_parts, memory_map) = content.clone();
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
         let time_unit = time_unit.as_deref().map(TimeUnit::from_name).transpose()?;
-        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts }.open(&path)
+        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts, memory_map }.open(&path)
     })?;
     Ok(PyRecording(recording, (path, format, geometry, threads, content)))
 }
