@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,8 +37,6 @@ const PIECE: u64 = 1 << 20;
 const RUN: u64 = 256 << 10;
 /// Runs that rows are cut into at least, as far as chunks allow.
 const RUNS: u64 = 16;
-/// So few runs that it matters which thread has which.
-const FEW: usize = 32;
 /// Bytes between two chunks that are read along rather than skipped.
 const GAP: u64 = 4 << 10;
 /// Tables of at least this many rows are bisected for a time range that no index finds, and the rows looked at first.
@@ -707,16 +704,7 @@ impl Table for ArrayTable {
             runs.push(run);
             rest = after;
         }
-        if runs.len() <= FEW {
-            // The heaviest first, half of them on either side of the first cut: no thread ends long before the others.
-            runs.sort_by_key(|run| Reverse(stored_bytes(run)));
-            let mut sides = [Vec::new(), Vec::new()];
-            for (number, run) in runs.into_iter().enumerate() {
-                sides[number % 2].push(run);
-            }
-            runs = sides.into_iter().flatten().collect();
-        }
-        let suspects: Vec<_> = runs.into_par_iter().with_max_len(1).map(|run| self.decode_run(run)).collect::<Result<_>>()?;
+        let suspects: Vec<_> = runs.into_par_iter().map(|run| self.decode_run(run)).collect::<Result<_>>()?;
         Ok(suspects.into_iter().flatten().collect())
     }
 
