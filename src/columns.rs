@@ -37,6 +37,9 @@ enum Origin {
     Mapped(Option<mapping::Mapping>),
     /// A part of a log, which it keeps alive.
     Log(#[expect(dead_code, reason = "kept, not read")] Payload),
+    /// Unmapped when it is dropped.
+    #[cfg(target_os = "linux")]
+    Files(#[expect(dead_code, reason = "only kept")] crate::mapped::Stretch),
 }
 
 // SAFETY: an arena is plain memory with one owner; it is only written through `&mut ColumnsBuilder` and only read
@@ -80,6 +83,8 @@ impl Drop for Arena {
                 }
             }
             Origin::Log(_) => {}
+            #[cfg(target_os = "linux")]
+            Origin::Files(_) => {}
         }
     }
 }
@@ -223,6 +228,16 @@ type Offsets = [usize; 4];
 
 const WIDTHS: [usize; 4] = [size_of::<i16>(), size_of::<i16>(), size_of::<i64>(), size_of::<i8>()];
 
+/// A column that is a file's own bytes from `offset` on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored<'a> {
+    pub(crate) column: Column,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "files are mapped on Linux alone"))]
+    pub(crate) file: &'a std::fs::File,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "files are mapped on Linux alone"))]
+    pub(crate) offset: u64,
+}
+
 /// Columns of a fixed number of rows, being filled.
 pub(crate) struct ColumnsBuilder {
     arena: Arena,
@@ -244,14 +259,42 @@ impl ColumnsBuilder {
         Self { arena: Arena::new(len), offsets, columns, capacity }
     }
 
+    /// Room for `capacity` rows, where the columns in `stored` are files' bytes from an offset on and need not be
+    /// filled; they are aligned and as long.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn over_files(capacity: usize, columns: Columns, stored: &[Stored<'_>]) -> std::io::Result<Self> {
+        let page = crate::mapped::page();
+        let mut places = Vec::new();
+        let mut offsets = Offsets::default();
+        let mut len = 0_usize;
+        for column in columns.iter() {
+            let width = WIDTHS[column as usize];
+            let file = stored.iter().find(|stored| stored.column == column);
+            let inside = file.map_or(0, |stored| (stored.offset % page as u64) as usize);
+            assert!(inside.is_multiple_of(width), "stored columns are aligned");
+            offsets[column as usize] = len + inside;
+            let bytes = capacity.checked_mul(width).and_then(|bytes| bytes.checked_add(inside));
+            let Some(end) = bytes.and_then(|bytes| len.checked_add(bytes)) else { return Err(std::io::ErrorKind::OutOfMemory.into()) };
+            if let Some(stored) = file.filter(|_| end > len + inside) {
+                places.push((len..end, stored.file, stored.offset - inside as u64));
+            }
+            len = end.checked_next_multiple_of(page).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        }
+        let mut stretch = crate::mapped::Stretch::new(len)?;
+        for (place, file, offset) in places {
+            stretch.put(place, file, offset)?;
+        }
+        let arena = Arena { start: stretch.start(), origin: Origin::Files(stretch) };
+        Ok(Self { arena, offsets, columns, capacity })
+    }
+
     fn slice<T>(&mut self, column: Column) -> &mut [T] {
         debug_assert_eq!(size_of::<T>(), WIDTHS[column as usize], "type of column {}", column.name());
         if !self.columns.contains(column) {
             return &mut [];
         }
-        // SAFETY: `new` laid the column out at this offset with room for `capacity` values, aligned to
-        // `COLUMN_ALIGN`; every bit pattern is a value of the integer types of `WIDTHS`; the memory is
-        // initialised; columns do not overlap; the borrow of `self` makes the slice the only access.
+        // SAFETY: `new` or `over_files` laid the column out at this offset with room for `capacity` values, aligned
+        // for them; every bit pattern is a value of the integer types of `WIDTHS`; the memory is initialised; columns do not overlap; the borrow of `self` makes the slice the only access.
         unsafe {
             let start = self.arena.start.as_ptr().add(self.offsets[column as usize]).cast::<T>();
             std::slice::from_raw_parts_mut(start, self.capacity)

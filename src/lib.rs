@@ -39,6 +39,8 @@ mod format;
 mod frame;
 mod index;
 pub mod log;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod problem;
 #[cfg(feature = "python")]
 mod python;

@@ -57,6 +57,9 @@ pub struct OpenOptions {
     /// Text: what the columns are, in place of what the file says: names of `t`, `x`, `y`, `p` in their order, with `_`
     /// for columns to skip.
     pub text_columns: Option<String>,
+    /// HDF5, NPY and NPZ, on Linux: columns that lie in the file as they are to be given are mapped, not read (see
+    /// [`OpenOptions::with_memory_map`]).
+    pub memory_map: bool,
 }
 
 impl OpenOptions {
@@ -123,6 +126,19 @@ impl OpenOptions {
         self
     }
 
+    /// Maps columns that lie in the file as they are to be given, in place of reading them: no copy, and no memory but
+    /// the page cache. These are arrays of their own, neither in chunks nor compressed, little-endian and aligned:
+    /// coordinates of 16 bits, times of 64 bits in microseconds, polarities of 8 bits that are all 1 or -1. The others
+    /// are read as ever.
+    ///
+    /// The file must neither shrink nor change while such columns are in use: **if it shrinks, the system ends the
+    /// process** (SIGBUS), and if it changes, so do the columns.
+    #[must_use]
+    pub fn with_memory_map(mut self) -> Self {
+        self.memory_map = true;
+        self
+    }
+
     /// Opens a recording; reads only the head of the file, or its directory.
     ///
     /// # Errors
@@ -134,7 +150,7 @@ impl OpenOptions {
 
     /// Refuses options that only HDF5, NPY and NPZ have.
     pub(crate) fn refuse_paths(&self) -> Result<()> {
-        let given = [("path_map", !self.path_map.is_empty()), ("pixel_parts", self.pixel_parts.is_some())];
+        let given = [("path_map", !self.path_map.is_empty()), ("pixel_parts", self.pixel_parts.is_some()), ("memory_map", self.memory_map)];
         match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(Error::invalid(format!("`{name}` is for HDF5, NPY and NPZ files, whose layout does not always say"))),
             None => Ok(()),

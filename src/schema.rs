@@ -69,6 +69,11 @@ impl Columns {
         Self(self.0 | other.0)
     }
 
+    /// The columns of this set that are not in `other`.
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -109,13 +109,7 @@ impl Source {
             let (file, place, left) = self.place(offset);
             let piece = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             match read_at(file, buffer.get_mut(..piece).unwrap_or_default(), place) {
-                Ok(0) => {
-                    return Err(Error::new(ErrorKind::Truncated, "the file shrank while it was read")
-                        .expecting(format!("{} bytes in all", self.len))
-                        .but_found("its end")
-                        .at(offset)
-                        .with_path(&self.path));
-                }
+                Ok(0) => return Err(self.shrank(offset)),
                 Ok(n) => {
                     buffer = buffer.get_mut(n..).unwrap_or_default();
                     offset += n as u64;
@@ -125,6 +119,27 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// The file that has all of these bytes, and where; an error if it has shrunk. `None` if no single file has them.
+    pub(crate) fn file_of(&self, offset: u64, bytes: u64) -> Result<Option<(&File, u64)>> {
+        let (file, place, left) = self.place(offset);
+        if bytes > left {
+            return Ok(None);
+        }
+        let len = file.metadata().map_err(|error| Error::io(error, &self.path))?.len();
+        if place.saturating_add(bytes) > len {
+            return Err(self.shrank(offset));
+        }
+        Ok(Some((file, place)))
+    }
+
+    fn shrank(&self, offset: u64) -> Error {
+        Error::new(ErrorKind::Truncated, "the file shrank while it was read")
+            .expecting(format!("{} bytes in all", self.len))
+            .but_found("its end")
+            .at(offset)
+            .with_path(&self.path)
     }
 
     /// The first bytes of the file, at most `limit`.

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, TriggerColumns};
+use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, Stored, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::Problems;
 use crate::reader::{BatchStream, Reader};
@@ -35,6 +35,12 @@ pub(crate) trait Table: Send + Sync + 'static {
     /// Decodes `rows` in parallel into `out`, which has the columns `columns`, and looks at the values of the columns
     /// `check` too. Returns parts of `rows` some rows of which have to be left out, or more.
     fn fill(&self, rows: Range<u64>, columns: Columns, check: Columns, out: Slots<'_>) -> Result<Vec<Range<u64>>>;
+
+    /// Columns of `rows` that lie in files as they are to be given, if the caller wants these mapped. `fill` need not
+    /// be asked for them.
+    fn stored(&self, _rows: &Range<u64>, _columns: Columns) -> Result<Vec<Stored<'_>>> {
+        Ok(Vec::new())
+    }
 
     /// Clears `keep` for those of `rows` that have to be left out, and counts them. Every other row of these has
     /// been given its values by `fill`.
@@ -105,9 +111,11 @@ impl<T: Table> TableReader<T> {
         let count = usize::try_from(len).map_err(|_| Error::invalid(format!("{len} events do not fit the address space")))?;
         let units = self.units(&rows);
         let known = units.clone().all(|unit| self.state(unit) != UNKNOWN);
-        let check = if known { columns } else { Columns::ALL };
-        let mut builder = ColumnsBuilder::new(count, columns);
-        let suspects = self.table.fill(rows.clone(), columns, check, builder.slots())?;
+        let stored = self.table.stored(&rows, columns)?;
+        let filled = columns.without(stored.iter().map(|stored| stored.column).collect());
+        let check = if known { filled } else { Columns::ALL };
+        let mut builder = builder(count, columns, &stored)?;
+        let suspects = self.table.fill(rows.clone(), filled, check, builder.slots().take(filled))?;
         for suspect in &suspects {
             for state in self.units.get(self.units(suspect)).unwrap_or_default() {
                 state.store(DIRTY, Ordering::Relaxed);
@@ -241,6 +249,18 @@ impl<T: Table> TableReader<T> {
         }
         Ok(self.index.get_or_init(|| index))
     }
+}
+
+/// Columns of `count` rows, those in `stored` mapped.
+fn builder(count: usize, columns: Columns, stored: &[Stored<'_>]) -> Result<ColumnsBuilder> {
+    if stored.is_empty() {
+        return Ok(ColumnsBuilder::new(count, columns));
+    }
+    #[cfg(target_os = "linux")]
+    return ColumnsBuilder::over_files(count, columns, stored)
+        .map_err(|error| Error::invalid(format!("the columns cannot be mapped: {error}")).hint("open without `memory_map`"));
+    #[cfg(not(target_os = "linux"))]
+    Err(Error::invalid("files are mapped on Linux alone").hint("open without `memory_map`"))
 }
 
 /// The smallest and the largest value.

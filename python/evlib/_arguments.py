@@ -36,6 +36,13 @@ def count(value: object, name: str) -> int | None:
     return None if value is None else integer(value, name, low=1, high=2**53)
 
 
+def flag(value: object, name: str) -> bool:
+    """Give True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"`{name}` is True or False, found {value!r}")
+    return value
+
+
 def text(value: object, name: str) -> str | None:
     """Give a name, or None."""
     if not isinstance(value, str | None):

@@ -51,8 +51,10 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, columns of text, whether to map.
+_Content: TypeAlias = tuple[
+    str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, bool
+]
 
 # Name, version, metadata, MCAP encoding, MCAP schema (name, encoding, content).
 _Codec: TypeAlias = tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]

@@ -70,6 +70,7 @@ def open(
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
     text_columns: str | None = None,
+    memory_map: bool = False,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -101,6 +102,12 @@ def open(
     text_columns
         Text and CSV: what the columns are, where the file does not tell: `"t x y p"` in any order, `_` for columns to
         skip.
+    memory_map
+        HDF5, NPY and NPZ, on Linux: columns that lie in the file as they are to be given are mapped, not read: no copy,
+        and no memory but the page cache. These are arrays of their own, neither in chunks nor compressed,
+        little-endian and aligned: 16-bit coordinates, 64-bit microseconds, 8-bit polarities that are all 1 or -1. The
+        file must neither shrink nor change while such columns are in use: **if it shrinks, the system ends the
+        process** (SIGBUS), and if it changes, so do the columns.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -130,6 +137,7 @@ def open(
         _arguments.microseconds(time_offset, "time_offset"),
         None if pixel_parts is None else _arguments.integer(pixel_parts, "pixel_parts", low=1, high=_LARGEST_PARTS),
         _arguments.text(text_columns, "text_columns"),
+        _arguments.flag(memory_map, "memory_map"),
     )
     recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":

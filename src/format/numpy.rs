@@ -796,6 +796,7 @@ impl Arrays {
             about.push(("pixel_parts".to_owned(), format!("{parts_of_pixel} ({why})")));
         }
         let mut table = ArrayTable::new(Arc::clone(&self.source), parts, meaning);
+        table.memory_map = options.memory_map;
         table.notes = notes;
         Ok((table, about))
     }

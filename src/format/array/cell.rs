@@ -139,7 +139,8 @@ pub(crate) struct Pixel {
 }
 
 impl Pixel {
-    fn is_plain(self) -> bool {
+    /// Whether coordinates are stored as whole pixels from 0 on.
+    pub(super) fn is_plain(self) -> bool {
         self.parts == 1 && self.first == 0
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
+use crate::columns::{ColumnsBuilder, EventColumns, Slots, Stored, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::{ProblemCode, Problems};
 use crate::schema::{Column, Columns, Geometry, TimeRange, TimeUnit};
@@ -191,6 +191,8 @@ pub(crate) struct ArrayTable {
     pub(crate) meaning: Meaning,
     pub(crate) index: Option<Box<dyn TimeIndex>>,
     pub(crate) triggers: Option<Box<dyn TriggerSource>>,
+    /// Whether columns that lie in the file as they are to be given are mapped, not read.
+    pub(crate) memory_map: bool,
     /// Problems that opening found.
     pub(crate) notes: Problems,
     /// Problems that looking up times found.
@@ -199,6 +201,8 @@ pub(crate) struct ArrayTable {
     between: AtomicBool,
     /// Times of rows at even distances, if they are in order.
     samples: OnceLock<Option<Vec<i64>>>,
+    /// Whether stored polarities are all 1 or -1, if that has been looked at.
+    signs: OnceLock<bool>,
 }
 
 /// What a thread decodes with.
@@ -243,11 +247,51 @@ impl ArrayTable {
             meaning,
             index: None,
             triggers: None,
+            memory_map: false,
             notes: Problems::default(),
             found: Mutex::default(),
             between: AtomicBool::new(false),
             samples: OnceLock::new(),
+            signs: OnceLock::new(),
         }
+    }
+
+    /// Whether a column lies in the file as it is to be given, but for values that no event can have.
+    fn is_as_given(&self, part: &Part) -> Result<bool> {
+        let [Field { column, cell, offset: 0 }] = part.fields.as_slice() else { return Ok(false) };
+        if part.row_bytes != cell.number.bytes() || cell.big_endian || cfg!(target_endian = "big") {
+            return Ok(false);
+        }
+        let Meaning { time, x, y } = self.meaning;
+        Ok(match (column, cell.number) {
+            (Column::X, Number::I16 | Number::U16) => x.is_plain(),
+            (Column::Y, Number::I16 | Number::U16) => y.is_plain(),
+            (Column::Timestamp, Number::I64 | Number::U64 | Number::Time) => time.unit == TimeUnit::Microseconds && time.offset_us == 0,
+            (Column::Polarity, Number::I8) => match self.signs.get() {
+                Some(signs) => *signs,
+                None => {
+                    let found = self.has_signs(part)?;
+                    *self.signs.get_or_init(|| found)
+                }
+            },
+            _ => false,
+        })
+    }
+
+    /// Whether the bytes of a part are all 1 or -1.
+    fn has_signs(&self, part: &Part) -> Result<bool> {
+        let places: Vec<Chunk> = (0..part.rows.div_ceil(part.chunk_rows())).filter_map(|chunk| part.place(chunk)).collect();
+        let all = places.into_par_iter().map(|place| {
+            if !self.is_inside(place) {
+                return Ok(false);
+            }
+            with_tools(|tools| {
+                let bytes = tools.buffer.take(place.bytes as usize);
+                self.source.read_exact_at(bytes, place.address)?;
+                Ok(bytes.iter().fold(true, |all, byte| all & (byte.cast_signed().unsigned_abs() == 1)))
+            })
+        });
+        all.try_reduce(|| true, |a, b| Ok(a & b))
     }
 
     /// One run of chunks that lie close together.
@@ -654,8 +698,7 @@ impl Table for ArrayTable {
         let mut runs: Vec<&mut [Task<'_>]> = Vec::new();
         let mut rest = tasks.as_mut_slice();
         // Where there is little to read, runs are short, so that all threads have some.
-        let stored: u64 = rest.iter().filter_map(|task| task.chunk).map(|chunk| u64::from(chunk.bytes)).sum();
-        let most = (stored / RUNS).min(RUN);
+        let most = (stored_bytes(rest) / RUNS).min(RUN);
         while !rest.is_empty() {
             let (run, after) = rest.split_at_mut(run_length(rest, most));
             runs.push(run);
@@ -663,6 +706,23 @@ impl Table for ArrayTable {
         }
         let suspects: Vec<_> = runs.into_par_iter().map(|run| self.decode_run(run)).collect::<Result<_>>()?;
         Ok(suspects.into_iter().flatten().collect())
+    }
+
+    fn stored(&self, rows: &Range<u64>, columns: Columns) -> Result<Vec<Stored<'_>>> {
+        let mut found = Vec::new();
+        for part in self.parts.iter().filter(|_| self.memory_map) {
+            let (Storage::Plain(start), [field]) = (&part.storage, part.fields.as_slice()) else { continue };
+            let offset = start + rows.start * part.row_bytes as u64;
+            if !columns.contains(field.column) || !self.is_as_given(part)? {
+                continue;
+            }
+            if let Some((file, offset)) = self.source.file_of(offset, (rows.end - rows.start) * part.row_bytes as u64)?
+                && offset.is_multiple_of(part.row_bytes as u64)
+            {
+                found.push(Stored { column: field.column, file, offset });
+            }
+        }
+        Ok(found)
     }
 
     fn judge(&self, rows: Range<u64>, keep: &mut [u8], problems: &mut Problems) -> Result<()> {
@@ -774,6 +834,11 @@ pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit
 /// What stands for 1 in a [`sample`] of microseconds for integers, of seconds for floats.
 pub(crate) fn sampled_one(number: Number) -> i64 {
     if number.is_float() { 1_000_000 } else { 1 }
+}
+
+/// Bytes that the chunks of tasks take in the file.
+fn stored_bytes(tasks: &[Task<'_>]) -> u64 {
+    tasks.iter().filter_map(|task| task.chunk).map(|chunk| u64::from(chunk.bytes)).sum()
 }
 
 /// Number of tasks from the front whose chunks are read at once, about `most` bytes.

@@ -177,6 +177,7 @@ fn table(
     let meaning =
         Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
     let mut table = ArrayTable::new(Arc::clone(source), parts, meaning);
+    table.memory_map = options.memory_map;
     table.notes = notes;
     table.index = match &camera.index {
         Some(RowsByTime::Milliseconds(path)) if unit == TimeUnit::Microseconds => {
