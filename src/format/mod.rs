@@ -205,7 +205,6 @@ impl Family {
             Some(Format::EventStream) => Self::EventStream,
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             None if numpy::is_npy(head) => Self::Npy,
             None if numpy::is_zip(head) => Self::Npz,
             None if hdf5::has_signature(head) => Self::Hdf5,
@@ -213,7 +212,7 @@ impl Family {
             None if event_stream::names(head) => Self::EventStream,
             None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
             None if atis_bin::fits(head, source) => Self::AtisBin,
-            None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
         }
     }
 }
