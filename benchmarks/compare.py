@@ -42,6 +42,11 @@ SETTLE_BYTES, SETTLE_BYTES_PER_EVENT = 256 << 20, 32
 Row = dict[str, Any]
 
 
+def distribution(requirement: str) -> str:
+    """Name of the package that a requirement names."""
+    return re.split(r"[\[=]", requirement)[0]
+
+
 @dataclass(frozen=True)
 class Entrant:
     """One way of reading files that takes part."""
@@ -58,6 +63,11 @@ class Entrant:
         """Name and version of its environment."""
         return self.requirement or "evlib"
 
+    @property
+    def distribution(self) -> str:
+        """Name of the package."""
+        return distribution(self.package)
+
 
 PROPHESEE = ("evt2", "evt3", "dat")
 ALL = (*PROPHESEE, "aedat2", "aedat4", "es", "text")
@@ -68,7 +78,7 @@ ENTRANTS = [
     Entrant(
         "evutils",
         "evutils",
-        "evutils==0.3.18",
+        "evutils[aedat]==0.3.18",
         (*PROPHESEE, "aedat2", "aedat4"),
         note="`EventReader.read_all`; AEDAT4: with `ext_trigger=True`",
     ),
@@ -235,7 +245,7 @@ def set_up(entrants: list[Entrant], venvs: Path) -> tuple[dict[str, Path], dict[
         pythons[requirement] = python
     known: dict[str, Row] = {}
     for package, python in pythons.items():
-        names = [package.partition("==")[0], "numpy"] + (["polars"] if package.startswith("evlib") else [])
+        names = [distribution(package), "numpy"] + (["polars"] if package.startswith("evlib") else [])
         known[package] = run_worker(python, {"job": "versions", "names": names})
     return pythons, absent, known
 
@@ -883,7 +893,7 @@ def main() -> int:
     entrants = [
         entrant
         for entrant in ENTRANTS
-        if wanted is None or entrant.requirement is None or entrant.requirement.partition("==")[0] in wanted
+        if wanted is None or entrant.requirement is None or entrant.distribution in wanted
     ]
     about, extension = machine(), digest_of_extension()
     pythons, absent, known = set_up(entrants, args.workdir / "venvs")

@@ -190,7 +190,9 @@ def columns_of(reader: str, result: Any) -> dict[str, np.ndarray]:
             "p": result["polarity"].to_numpy(),
         }
     if reader == "evutils":
-        return {name: getattr(result, name) for name in "txyp"}
+        # With triggers it gives both.
+        events = result[0] if isinstance(result, tuple) else result
+        return {name: getattr(events, name) for name in "txyp"}
     if reader == "eventcv":
         table = result.numpy()
         return {name: table[:, result.columns.index(name)] for name in "txyp"}

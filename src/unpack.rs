@@ -69,14 +69,12 @@ pub(crate) fn unpack(source: Source, wanted: Option<Format>) -> Result<(Source, 
         }
         _ => None,
     };
-    match content {
-        Some(content) => Ok((content, Some("zip"))),
-        None => {
-            // The archive belongs to nobody else.
-            let source = Arc::into_inner(source).ok_or_else(|| Error::invalid("the archive is still being read"))?;
-            Ok((source, None))
-        }
+    if let Some(content) = content {
+        return Ok((content, Some("zip")));
     }
+    // The archive belongs to nobody else.
+    let source = Arc::into_inner(source).ok_or_else(|| Error::invalid("the archive is still being read"))?;
+    Ok((source, None))
 }
 
 /// Unpacks into a temporary file; also gives the check sum that zip archives have.

@@ -550,7 +550,8 @@ def test_zip_archives(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("events.txt", "1 2 3 4")
-    with pytest.raises(evlib.FormatError, match=r"found `events\.txt`"):
+        archive.writestr("notes.txt", "what they are")
+    with pytest.raises(evlib.FormatError, match=r"found `events\.txt`, `notes\.txt`"):
         evlib.open(path)
     with zipfile.ZipFile(path, "w"):
         pass

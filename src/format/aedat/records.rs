@@ -463,6 +463,7 @@ struct RecordPlanner {
 }
 
 /// What a segment holds, with times counted from its first, for a clock that is not known yet.
+#[derive(Debug, Clone, Copy)]
 struct Ahead {
     first_time: u32,
     found: Found,
