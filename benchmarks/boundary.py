@@ -139,7 +139,9 @@ def one(report: Report, module: ModuleType, samples: int) -> None:
     gc.collect()
     results = {"the timer and a call of nothing": measure(lambda *_: None)}
     results |= {name: measure(make) for name, make in all_makers.items()}
-    loops = take_turns({name: lambda make=make: make(7, 8, 9, 1) for name, make in all_makers.items()}, rounds=20, calls=10_000)
+    loops = take_turns(
+        {name: lambda make=make: make(7, 8, 9, 1) for name, make in all_makers.items()}, rounds=20, calls=10_000
+    )
     for name, found in results.items():
         whole = human(min(loops[name]), "s") if name in loops else ""
         rows.append([name, *(human(found[key], "s") for key in ("p50", "p95", "p99")), whole])
@@ -161,7 +163,9 @@ def batch_makers(module: ModuleType) -> dict[str, Callable[[int], Any]]:
     def loop(make: Callable[..., Any]) -> Callable[[int], list[Any]]:
         return lambda count: [make(*arguments_of(number)) for number in range(count)]
 
-    found: dict[str, Callable[[int], Any]] = {f"{name}, from Python": loop(make) for name, make in makers(module).items()}
+    found: dict[str, Callable[[int], Any]] = {
+        f"{name}, from Python": loop(make) for name, make in makers(module).items()
+    }
     return found | {"extension class, list made in Rust": module.events, "dict, list made in Rust": module.dicts}
 
 
@@ -218,7 +222,9 @@ def back(report: Report, module: ModuleType, rounds: int) -> None:
     frame = columns(count)
     x, y, timestamp, polarity = (frame[name].to_physical().cast(pl.Int64) for name in frame.columns)
     wanted = (x + 3 * y + 5 * timestamp + 7 * polarity).sum()
-    works: dict[str, Callable[[], Any]] = {name: lambda work=work, items=items: work(items) for name, (items, work) in lists.items()}
+    works: dict[str, Callable[[], Any]] = {
+        name: lambda work=work, items=items: work(items) for name, (items, work) in lists.items()
+    }
     weigh = pl.col("x").cast(pl.Int64) + 3 * pl.col("y").cast(pl.Int64) + 5 * pl.col("timestamp").to_physical()
     query = (weigh + 7 * pl.col("polarity").cast(pl.Int64)).sum().alias("sum")
     works["columns, in Polars"] = lambda: frame.select(query).item()
@@ -357,7 +363,13 @@ def paced(work: Callable[[int], Any], *, ticks: int, rate: float) -> dict[str, A
         late.append((start - due) / 1e9)
         busy.append((end - start) / 1e9)
         missed += end > due + period
-    return {"late": spread(late), "busy": spread(busy), "missed": missed, "ticks": ticks, "seconds": (end - origin) / 1e9}
+    return {
+        "late": spread(late),
+        "busy": spread(busy),
+        "missed": missed,
+        "ticks": ticks,
+        "seconds": (end - origin) / 1e9,
+    }
 
 
 def pipeline(report: Report, module: ModuleType, home: Path, seconds: float, rate: float) -> None:

@@ -34,7 +34,10 @@ BLOCK = 1_000_000
 SAMPLE_S = 0.002
 SEED_BYTES, SEED_LOADING, SEED_FILTER = "35.8 B", "2.18 Mev/s", "463 Mev/s"
 FILTER_TARGET = 600.0
-HEADER = f"% Data file containing CD events.\n% Version 2\n% Height {HEIGHT}\n% Width {WIDTH}\n% end\n".encode() + b"\x0c\x08"
+HEADER = (
+    f"% Data file containing CD events.\n% Version 2\n% Height {HEIGHT}\n% Width {WIDTH}\n% end\n".encode()
+    + b"\x0c\x08"
+)
 
 
 def block(number: int, rows: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -73,7 +76,9 @@ def is_right(frame: pl.DataFrame, events: int) -> bool:
         return False
     for number, rows in blocks(events):
         part = frame.slice(number * BLOCK, rows)
-        if not all(np.array_equal(part[name].to_physical().to_numpy(), made) for name, made in block(number, rows).items()):
+        if not all(
+            np.array_equal(part[name].to_physical().to_numpy(), made) for name, made in block(number, rows).items()
+        ):
             return False
     return True
 
@@ -218,11 +223,21 @@ def filtering(report: Report, path: Path, events: int, rounds: int) -> None:
         best = min(seconds)
         speed[name] = events / best / MB
         rows.append([name, human(best, "s"), human(statistics.median(seconds), "s"), f"{speed[name]:,.0f}"])
-    report.table(f"Filtering {events:,} events in memory, {wanted / events:.0%} kept", ["what", "best", "median", "Mev/s"], rows)
+    report.table(
+        f"Filtering {events:,} events in memory, {wanted / events:.0%} kept", ["what", "best", "median", "Mev/s"], rows
+    )
     whole = "`filter(polarity == 1)`, all columns"
     report.figure("filter on polarity, all columns", speed[whole], "Mev/s", seed=SEED_FILTER, at_least=FILTER_TARGET)
-    report.figure("filter on polarity, count", speed["`filter(polarity == 1)`, count"], "Mev/s", seed=SEED_FILTER, at_least=FILTER_TARGET)
-    report.ratio("filter: old layout / this one, time", speed[whole] / speed["all columns, each of 8 bytes (the old layout)"])
+    report.figure(
+        "filter on polarity, count",
+        speed["`filter(polarity == 1)`, count"],
+        "Mev/s",
+        seed=SEED_FILTER,
+        at_least=FILTER_TARGET,
+    )
+    report.ratio(
+        "filter: old layout / this one, time", speed[whole] / speed["all columns, each of 8 bytes (the old layout)"]
+    )
     report.ratio("filter: NumPy / Polars, time", speed[whole] / speed["NumPy, mask and four `array[mask]`"])
     report.series["filter_mev_s"] = speed
     report.notes.append(

@@ -75,7 +75,9 @@ def pipeline(report: Report, home: Path, rounds: int) -> None:
     verify(works["zero copy, async"]() == len(items), "number of records read with async")
     plain = take_turns(works, rounds=rounds)
     loop.close()
-    summed = take_turns({NAMES[name]: lambda name=name: read_all(home, name, touch=True) for name in CODECS}, rounds=rounds)
+    summed = take_turns(
+        {NAMES[name]: lambda name=name: read_all(home, name, touch=True) for name in CODECS}, rounds=rounds
+    )
     best = {name: min(values) for name, values in plain.items()}
     rows = []
     for name, values in plain.items():
@@ -136,13 +138,13 @@ def decoding(report: Report, home: Path, sizes: list[int]) -> None:
             ]
         )
         del item, pickled, payload, works, long, short
-        report.figure(
-            f"decode {size(count)}", found["zero copy"], "s", seed=SEED_DECODE.get(count, ""), at_most=0.5e-6
-        )
+        report.figure(f"decode {size(count)}", found["zero copy"], "s", seed=SEED_DECODE.get(count, ""), at_most=0.5e-6)
     head = ["array", "pickle", "copy", "zero copy", "faster than pickle by", "than a copy by"]
     report.table("Decoding alone (best of a call)", head, rows)
     values = [found["zero copy"] for found in times.values()]
-    report.figure(f"slowest / fastest size, {size(min(sizes))} to {size(max(sizes))}", max(values) / min(values), "x", at_most=1.5)
+    report.figure(
+        f"slowest / fastest size, {size(min(sizes))} to {size(max(sizes))}", max(values) / min(values), "x", at_most=1.5
+    )
     ratio = times[10 * MB]["pickle"] / times[10 * MB]["zero copy"]
     report.figure("pickle / zero copy, 10 MB", ratio, "x", seed="125 x", at_least=1000)
     report.ratio("decode 10 MB: pickle / zero copy", ratio)
@@ -196,10 +198,19 @@ def reading_and_writing(report: Report, home: Path, rounds: int) -> None:
         rows.append([size(count), *(human(value, "s") for value in (call, until_written, min(sessions), min(reads)))])
         rows[-1].append(f"{min(sessions) / min(reads):.1f}")
         report.figure(
-            f"write {size(count)}, with CRC", call, "s", seed="5.7 us" if count == KB else "222 us", at_most=WRITE_TARGET[count]
+            f"write {size(count)}, with CRC",
+            call,
+            "s",
+            seed="5.7 us" if count == KB else "222 us",
+            at_most=WRITE_TARGET[count],
         )
         report.ratio(f"one array of {size(count)}: session of writing / of reading", min(sessions) / min(reads))
-        series[size(count)] = {"call": call, "until_written": until_written, "session": min(sessions), "read": min(reads)}
+        series[size(count)] = {
+            "call": call,
+            "until_written": until_written,
+            "session": min(sessions),
+            "read": min(reads),
+        }
     head = ["array", "write: the call", "until the system has it", "session: open, write 1, close", "open, read 1"]
     report.table("Reading against writing", [*head, "writing / reading (seed: 1.0, 5.7)"], rows)
     report.series["read_write_s"] = series
