@@ -213,7 +213,12 @@ def test_two_writers(oblog):
     first = oblog.get_writer("c", BytesCodec())
     with pytest.raises(ArgumentError, match="has a writer already"):
         oblog.get_writer("c", BytesCodec())
-    code = "import sys; from evlib.oblog import ObLog; from evlib.codecs import BytesCodec; ObLog(sys.argv[1]).get_writer('c', BytesCodec())"
+    code = """
+import sys
+from evlib.codecs import BytesCodec
+from evlib.oblog import ObLog
+ObLog(sys.argv[1]).get_writer("c", BytesCodec())
+"""
     run = subprocess.run([sys.executable, "-c", code, oblog.path], capture_output=True, text=True, check=False)
     assert "has a writer already" in run.stderr
     first(b"1")
@@ -468,6 +473,10 @@ def test_views_outlive_log_and_file(oblog):
     assert first.sum() == second.sum() == 499500
 
 
+def descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def mappings(name: str) -> int:
     return sum(name in line for line in Path("/proc/self/maps").read_text().splitlines())
 
@@ -477,20 +486,20 @@ def test_readers_leave_nothing_behind(oblog):
     path = write(oblog, "c", [np.arange(1000)] * 10)
     write(oblog, "e", [events(100)] * 3, EventsCodec())
     gc.collect()
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = descriptors_open()
     for number in range(1000):
         channel = oblog.channel("c", verify=("head", "first", "all")[number % 3])
         assert sum(int(array[-1]) for _, array in channel) == 9990
         if number % 50 == 0:
             assert oblog.channel("e").load_events().collect().height == 300
-    for number in range(100):
+    for _ in range(100):
         oblog.tail("c", start="all").next(timedelta(seconds=5))
     assert mappings(path.name) > 0
     del channel
     gc.collect()
     assert mappings(path.name) == 0
     assert mappings("e.000001.mcap") == 0
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors_open() == descriptors
 
 
 def test_a_view_keeps_only_its_file_mapped(oblog):
@@ -554,7 +563,7 @@ def test_mcap_reads_every_closed_file(oblog, direct):
     damaged = bytearray(path.read_bytes())
     damaged[bytes(damaged).index(arrays[49].tobytes()) + 80] ^= 1
     path.write_bytes(damaged)
-    with path.open("rb") as stream, pytest.raises(Exception, match="(?i)crc"):
+    with path.open("rb") as stream, pytest.raises(Exception, match=r"(?i)crc"):
         list(StreamReader(stream, validate_crcs=True).records)
 
 

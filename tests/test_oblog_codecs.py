@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from datetime import UTC, datetime
@@ -133,10 +134,8 @@ def test_any_array(array):
 @given(st.binary(max_size=200) | st.binary(max_size=40).map(lambda tail: struct.pack("<I3sI", 3, b"<f8", 1) + tail))
 def test_any_bytes_are_an_array_or_an_error(data):
     for codec in (NumpyArrayCodec(), EventsCodec(), ArrowCodec(), JsonCodec()):
-        try:
+        with contextlib.suppress(FormatError):
             codec.decode(memoryview(data))
-        except FormatError:
-            pass
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_tables(tmp_path):
             "s": ["a", None, "a longer text than fits"],
             "f": [1.5, 2.5, float("nan")],
             "l": [[1], [], None],
-            "t": [datetime(2020, 1, 1)] * 3,
+            "t": [datetime(2020, 1, 1, tzinfo=UTC)] * 3,
             "c": pl.Series(["x", "y", "x"], dtype=pl.Categorical),
         }
     )
@@ -370,7 +369,7 @@ def test_an_error_while_encoding_or_decoding_is_the_codecs_own(tmp_path):
             return item
 
         def decode(self, payload):
-            raise KeyError("decode")
+            raise KeyError("decode", len(payload))
 
     oblog = ObLog(tmp_path)
     writer = oblog.get_writer("c", Failing())

@@ -100,7 +100,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz` or `oblog`."""
 
     @property
     def confidence(self) -> str:
@@ -246,7 +246,7 @@ class LogWriter:
     ) -> Self:
         """Start a new file of the channel."""
 
-    def __call__(self, item: Any, *, timestamp: int | None = None, sensor_time: int | None = None) -> None:
+    def __call__(self, item: object, *, timestamp: int | None = None, sensor_time: int | None = None) -> None:
         """Append an item.
 
         `timestamp` is in nanoseconds, by default now, since 1970. `sensor_time` is the sensor's, by default the same.
@@ -342,7 +342,7 @@ class LogTail:
 def log_channels(path: _Path) -> list[str]:
     """Names of the channels of a log, sorted."""
 
-def log_encode_array(item: Any) -> memoryview:
+def log_encode_array(item: object) -> memoryview:
     """Payload of an array, its data at a multiple of 64."""
 
 def log_decode_array(payload: Buffer) -> np.ndarray[Any, Any]:
@@ -352,7 +352,7 @@ def log_decode_events(payload: Buffer) -> Batch:
     """Events of a payload: views of a log's memory, copies of other bytes."""
 
 def log_events_header(rows: int, first_us: int, last_us: int) -> bytes:
-    """What stands in front of the columns of so many events with these earliest and latest times."""
+    """Make what stands in front of the columns of so many events with these earliest and latest times."""
 
 def log_encode_arrow(data: _ArrowStream) -> LogMemory:
     """Arrow IPC stream of a table."""

@@ -1,4 +1,4 @@
-"""Codecs of the observation log: items as bytes, and views of them.
+r"""Codecs of the observation log: items as bytes, and views of them.
 
 A codec has a `name`, a `version`, `encode(item)`, which gives bytes or a list of buffers that follow each other, and
 `decode(payload)`, which gives the item of a read-only memoryview into the mapped file. A channel stores the name and
@@ -9,7 +9,7 @@ version of its codec, so that reading needs none. Your own codec is a class like
 >>> codec = NumpyArrayCodec()
 >>> payload = codec.encode(np.array([1, 2], "<i2"))
 >>> bytes(payload)
-b'\\x03\\x00\\x00\\x00<i2\\x01\\x00\\x00\\x00\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01\\x00\\x02\\x00'
+b'\x03\x00\x00\x00<i2\x01\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01\x00\x02\x00'
 >>> codec.decode(payload)
 array([1, 2], dtype=int16)
 """
@@ -242,8 +242,8 @@ class JsonCodec:
 class ImageCodec:
     """Pictures as PNG (exact) or JPEG; needs `pip install "evlib[image]"`.
 
-    Arrays of shape (height, width), (height, width, 3) or, PNG only, (height, width, 4), uint8; PNG also takes uint16 of
-    shape (height, width). Bytes of a picture of the same format, and Pillow's pictures, are taken too.
+    Arrays of shape (height, width), (height, width, 3) or, PNG only, (height, width, 4), uint8; PNG also takes
+    uint16 of shape (height, width). Bytes of a picture of the same format, and Pillow's pictures, are taken too.
 
     Parameters
     ----------
@@ -463,7 +463,7 @@ def describe(codec: Codec) -> tuple[str, int, list[tuple[str, str]], str | None,
 
 
 def encoder(codec: Codec) -> Callable[[Any], Any] | None:
-    """The function that encodes; None for arrays, which the extension module encodes."""
+    """Give the function that encodes; None for arrays, which the extension module encodes."""
     return None if type(codec) is NumpyArrayCodec else codec.encode
 
 
@@ -540,7 +540,7 @@ _BLOG_CODECS = {
 
 
 def _blog_codec(pickled: str) -> str:
-    """The codec of a `.blog` file, from the names in its pickled description, which is not unpickled."""
+    """Tell the codec of a `.blog` file by the names in its pickled description, which is not unpickled."""
     try:
         words = [argument for _, argument, _ in pickletools.genops(bytes.fromhex(pickled)) if isinstance(argument, str)]
     except ValueError:

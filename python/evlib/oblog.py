@@ -380,7 +380,8 @@ class ObLog:
         queue_bytes
             Bytes that may wait for the disk, at least 4096.
         flush
-            `"batch"`: when 64 KiB are there, and after 10 ms at the latest; `"record"`: at once.
+            `"batch"`: when 64 KiB are there, and after 10 ms at the latest; `"record"`: at once, under the policy
+            `"block"` by the caller itself where no other record is on its way.
         durable
             Whether `write` returns only when the record is on the disk (`fdatasync`).
         direct

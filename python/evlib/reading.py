@@ -33,7 +33,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz` or `oblog`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -78,7 +78,7 @@ def open(
     path
         The file; for NPY also a folder of files with a column each.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz` or `oblog`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads

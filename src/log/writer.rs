@@ -33,9 +33,10 @@ const STAGE: usize = 1 << 20;
 const PREALLOCATE: u64 = 64 << 20;
 /// Bytes of one call: some systems take no more than 2 GiB.
 const CALL: usize = 1 << 30;
-/// Buffers kept for the next batches, and the largest that is kept.
-const SPARE: usize = 4;
-const SPARE_BYTES: usize = 16 << 20;
+/// Bytes of buffers kept for the next batches: memory that has been used is much quicker than new.
+const SPARE: usize = 32 << 20;
+/// Payloads from this size on get their checksum from the producer, so that the two share the work.
+const LARGE: usize = 64 << 10;
 /// Least size of a queue.
 const LEAST_QUEUE: usize = 4 << 10;
 
@@ -59,7 +60,8 @@ pub enum Flush {
     /// As soon as 64 KiB are there, and after 10 ms at the latest.
     #[default]
     Batch,
-    /// At once.
+    /// At once. Under [`Policy::Block`] the producer itself copies a small record into the page cache, where no other
+    /// is on its way: that is what a reader that follows the channel waits for least.
     Record,
 }
 
@@ -207,10 +209,11 @@ struct Pending {
     stamp: Stamp,
     payload_len: u64,
     data_offset: u32,
+    /// Checksum of the payload, where the producer has it.
+    crc: Option<u32>,
 }
 
 /// Records as they will stand in the file, but for what depends on the place.
-#[derive(Default)]
 struct Batch {
     number: u64,
     bytes: Vec<u8>,
@@ -218,15 +221,21 @@ struct Batch {
 }
 
 impl Batch {
+    fn new(number: u64) -> Self {
+        Self { number, bytes: Vec::new(), records: Vec::new() }
+    }
+
     fn push(&mut self, parts: &[&[u8]], payload_len: usize, stamp: Stamp, data_offset: u32) {
         let start = self.bytes.len();
         let head = OVERHEAD + record::padding(start as u64, data_offset) as usize;
-        self.bytes.reserve(head + payload_len);
+        // The end of the batch needs some room too.
+        self.bytes.reserve(head + payload_len + SECTOR);
         self.bytes.resize(start + head, 0);
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
-        self.records.push(Pending { start, stamp, payload_len: payload_len as u64, data_offset });
+        let crc = (payload_len >= LARGE).then(|| record::crc32c(&self.bytes[start + head..]));
+        self.records.push(Pending { start, stamp, payload_len: payload_len as u64, data_offset, crc });
     }
 
     fn clear(mut self, number: u64) -> Self {
@@ -290,7 +299,7 @@ impl State {
         if self.filling.records.is_empty() {
             return number - 1;
         }
-        let next = self.spare.pop().unwrap_or_default().clear(number + 1);
+        let next = self.spare.pop().map_or_else(|| Batch::new(number + 1), |spare| spare.clear(number + 1));
         self.ready.push_back(mem::replace(&mut self.filling, next));
         self.deadline = None;
         number
@@ -303,7 +312,8 @@ impl State {
     }
 
     fn recycle(&mut self, batch: Batch) {
-        if self.spare.len() < SPARE && batch.bytes.capacity() <= SPARE_BYTES {
+        let kept: usize = self.spare.iter().map(|spare| spare.bytes.capacity()).sum();
+        if kept + batch.bytes.capacity() <= SPARE {
             self.spare.push(batch);
         }
     }
@@ -435,7 +445,7 @@ impl Writer {
             sync_folder(folder).map_err(|error| Error::io(error, folder))?;
         }
         let state = State {
-            filling: Batch { number: 1, ..Batch::default() },
+            filling: Batch::new(1),
             ready: VecDeque::new(),
             spare: Vec::new(),
             in_flight: None,
@@ -491,6 +501,9 @@ impl Writer {
             return self.write_past(payload, len, data_offset, stamp);
         }
         let mut state = self.shared.lock();
+        if self.writes_itself(len) && self.write_now(&mut state, payload, len, data_offset, stamp)? {
+            return Ok(());
+        }
         loop {
             if let Offer::Taken = self.offer(&mut state, payload, len, data_offset, stamp)? {
                 break;
@@ -509,7 +522,7 @@ impl Writer {
     /// As [`Writer::write_aligned`].
     pub fn try_write(&self, payload: &[&[u8]], aligned: usize, stamp: Stamp) -> Result<bool> {
         let (len, data_offset) = measure(payload, aligned)?;
-        if self.is_large(len) || self.shared.options.durable {
+        if self.is_large(len) || self.shared.options.durable || self.writes_itself(len) {
             return Ok(false);
         }
         let offer = self.offer(&mut self.shared.lock(), payload, len, data_offset, stamp)?;
@@ -519,6 +532,35 @@ impl Writer {
     /// Whether a payload is larger than the queue.
     fn is_large(&self, len: usize) -> bool {
         len.saturating_add(OVERHEAD + ALIGN) > self.shared.options.queue_bytes
+    }
+
+    /// Whether the producer may take a record to the system itself.
+    fn writes_itself(&self, len: usize) -> bool {
+        let WriterOptions { policy, flush, durable, direct, .. } = &self.shared.options;
+        *flush == Flush::Record && *policy == Policy::Block && !durable && !direct && len < LARGE
+    }
+
+    /// Writes a record if nothing else is on its way; `false` if something is.
+    fn write_now(&self, state: &mut State, payload: &[&[u8]], len: usize, data_offset: u32, stamp: Stamp) -> Result<bool> {
+        let shared = &*self.shared;
+        shared.check(state)?;
+        let State { filling, ready, in_flight, exclusive, .. } = &*state;
+        if *exclusive || in_flight.is_some() || !ready.is_empty() || !filling.records.is_empty() {
+            return Ok(false);
+        }
+        let Ok(mut sink) = shared.sink.try_lock() else { return Ok(false) };
+        state.filling.push(payload, len, stamp, data_offset);
+        state.counters.accepted += 1;
+        let written = sink.write_batch(&mut state.filling);
+        (state.counters.written, state.counters.file_bytes) = (sink.sequence, sink.position);
+        drop(sink);
+        state.filling.bytes.clear();
+        state.filling.records.clear();
+        if let Err(error) = written {
+            state.failure = Some(Failure::new(&error));
+            shared.check(state)?;
+        }
+        Ok(true)
     }
 
     fn offer(&self, state: &mut State, payload: &[&[u8]], len: usize, data_offset: u32, stamp: Stamp) -> Result<Offer> {
@@ -947,12 +989,12 @@ impl Sink {
         self.sequence += 1;
     }
 
-    /// Appends the index records that are complete, or all that is left, to what will stand at the end of the file.
-    fn push_indexes(&mut self, out: &mut Vec<u8>, all: bool) {
+    /// Appends the index records that are complete, or all that is left, to `out`, which will stand at `position`.
+    fn push_indexes(&mut self, out: &mut Vec<u8>, position: u64, all: bool) {
         while self.entries.len() >= BLOCK || (all && !self.entries.is_empty()) {
             let rest = self.entries.split_off(self.entries.len().min(BLOCK));
             let block = mem::replace(&mut self.entries, rest);
-            let offset = self.position + out.len() as u64;
+            let offset = position + out.len() as u64;
             record::push_index(out, self.session, offset, self.directory.records, &block);
             let times = block.iter().map(|entry| entry.1);
             let span = times.fold((u64::MAX, 0), |(first, last), time| (first.min(time), last.max(time)));
@@ -977,12 +1019,15 @@ impl Sink {
                 data_offset: record.data_offset,
             };
             let (front, payload) = bytes[record.start..].split_at_mut((head.payload_offset() - offset) as usize);
-            head.payload_crc = record::crc32c(&payload[..record.payload_len as usize]);
+            head.payload_crc = record.crc.unwrap_or_else(|| record::crc32c(&payload[..record.payload_len as usize]));
             head.write(front);
             self.note(offset, record.stamp.log_time_ns);
         }
-        self.push_indexes(bytes, false);
-        record::push_padding(bytes, self.position, self.align());
+        let mut end = Vec::new();
+        let position = self.position + bytes.len() as u64;
+        self.push_indexes(&mut end, position, false);
+        record::push_padding(&mut end, position, self.align());
+        bytes.extend_from_slice(&end);
         let start = self.position;
         if let Err((error, written)) = self.put(&[bytes]) {
             // A record ends where the next one starts, or the batch.
@@ -1029,7 +1074,7 @@ impl Sink {
     /// Writes the index and what an MCAP file ends with.
     fn finish(&mut self) -> io::Result<()> {
         let mut out = Vec::new();
-        self.push_indexes(&mut out, true);
+        self.push_indexes(&mut out, self.position, true);
         let offset = self.position + out.len() as u64;
         self.directory.push(&mut out, self.session, offset);
         self.crc.update(&out);

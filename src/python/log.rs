@@ -368,7 +368,7 @@ impl LogWriter {
         let [Ok(errno), Ok(text)] = attributes else { return made };
         let message = format!("{text}: {} of {} records reached the file", counters.written, counters.accepted);
         let class = py.import("evlib.exceptions").and_then(|module| module.getattr("LogWriteError"));
-        let raised = class.and_then(|class| class.call1((errno, message, self.writer.path())));
+        let raised = class.and_then(|class| class.call1((errno, message, self.writer.path().as_os_str())));
         let raised = raised.and_then(|raised| raised.setattr("records_written", counters.written).map(|()| raised));
         raised.map_or_else(|failure| failure, PyErr::from_value)
     }

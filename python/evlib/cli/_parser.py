@@ -94,7 +94,7 @@ def _add_log(log: argparse.ArgumentParser, how: argparse.ArgumentParser) -> None
 
 
 def _speed(text: str) -> float | None:
-    """Times the own pace; None for as fast as can be."""
+    """Read a multiple of the own pace; None stands for as fast as can be."""
     if text == "max":
         return None
     try:

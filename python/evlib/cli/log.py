@@ -51,7 +51,7 @@ def _open(log: ObLog, name: str, options: argparse.Namespace) -> Channel:
 
 
 def _files(log: ObLog, name: str) -> list[LogFile]:
-    """The files of a channel, whatever its codec."""
+    """List the files of a channel, whatever its codec."""
     opened = _evlib.LogChannel(str(log.path), name, "head", lambda *_: memoryview.tobytes)
     from evlib.oblog import LogFile
 
@@ -91,7 +91,7 @@ def _as_json(file: LogFile) -> dict[str, Any]:
 
 
 def _date(time_ns: int) -> str:
-    """A time of this century in UTC; of others, which are no dates, the number."""
+    """Write a time of this century in UTC, others, which are no dates, as numbers."""
     if not 10**18 <= time_ns < 2**62:
         return f"{time_ns:,} ns"
     date = datetime.fromtimestamp(time_ns // 10**9, tz=UTC)
@@ -124,7 +124,7 @@ def _cat(options: argparse.Namespace) -> int:
 
 
 def _brief(item: Any) -> str:  # noqa: ANN401
-    """An item in one line."""
+    """Show an item in one line."""
     match item:
         case memoryview():
             text = f"{item.nbytes} bytes {bytes(item[:16]).hex(' ')}"
@@ -139,7 +139,7 @@ def _brief(item: Any) -> str:  # noqa: ANN401
 
 
 def _plain(item: Any) -> Any:  # noqa: ANN401
-    """An item as JSON can say it."""
+    """Bring an item into a form that JSON has."""
     match item:
         case memoryview():
             return bytes(item).hex()
