@@ -3,8 +3,8 @@
     python benchmarks/boundary.py [--json FILE] [--quick] [--seconds 15] [--rate 1000]
 
 evlib has no object for an event. To show what that spares, `boundary/` is a small extension module that has one, built
-here with cargo when it is missing. It is measured beside dicts and dataclasses, and beside the columns of evlib. A paced
-pipeline then makes a point a tick, takes a moving average and logs both, and counts the ticks that came too late.
+here with cargo. It is measured beside dicts and dataclasses, and beside the columns of evlib. A paced pipeline then
+makes a point a tick, takes a moving average and logs both, and counts the ticks that came too late.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def as_tuple(item: Any) -> tuple[int, ...]:
 
 
 def one(report: Report, module: ModuleType, samples: int) -> None:
-    """The time of every single call; the timer's own is in it, and shown."""
+    """The time of every single call; the time of the timer is in it, and shown."""
     rows: list[list[str]] = []
     clock = time.perf_counter_ns
 
@@ -242,10 +242,8 @@ def back(report: Report, module: ModuleType, rounds: int) -> None:
 class Mallinfo(ctypes.Structure):
     """`struct mallinfo2` of glibc."""
 
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    NAMES = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_: ClassVar[list[tuple[str, Any]]] = [(name, ctypes.c_size_t) for name in NAMES]
 
 
 def malloc_bytes() -> int | None:
@@ -307,8 +305,8 @@ def memory(report: Report, home: Path, module: ModuleType, count: int) -> None:
     head = ["as", "tracemalloc", "its peak", "malloc, both languages", "RssAnon"]
     report.table(f"Bytes an event of {count:,}, each measure in a process of its own", head, rows)
     report.notes.append(
-        "`tracemalloc` sees what Python's allocators gave; `malloc` (with PYTHONMALLOC=malloc) also what Rust asked for, "
-        "but not memory that was mapped, such as evlib's columns; RssAnon sees every page, but only pages"
+        "`tracemalloc` sees what Python's allocators gave; `malloc` (with PYTHONMALLOC=malloc) also what Rust asked "
+        "for, but not memory that was mapped, such as evlib's columns; RssAnon sees every page, but only pages"
     )
 
 

@@ -215,7 +215,6 @@ def filtering(report: Report, path: Path, events: int, rounds: int) -> None:
     }
     for name, (work, right) in works.items():
         verify(right(work()), name)
-    del rows_of_file
     found = take_turns({name: work for name, (work, _) in works.items()}, rounds=rounds)
     rows = []
     speed = {}
@@ -241,8 +240,8 @@ def filtering(report: Report, path: Path, events: int, rounds: int) -> None:
     report.ratio("filter: NumPy / Polars, time", speed[whole] / speed["NumPy, mask and four `array[mask]`"])
     report.series["filter_mev_s"] = speed
     report.notes.append(
-        f"A filter that keeps half of all columns writes {6.5 * events / GB:.2f} GB of fresh memory; what that costs is "
-        "the system's and the allocator's, and the count has none of it"
+        f"A filter that keeps half of all columns writes {6.5 * events / GB:.2f} GB of fresh memory; what that costs "
+        "is the system's and the allocator's, and the count has none of it"
     )
 
 

@@ -106,10 +106,9 @@ def counters() -> Counters:
 def human(value: float, unit: str) -> str:
     """A figure with three or four digits that count."""
     if unit == "s":
-        for factor, name in ((1, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns")):
-            if value * factor >= 1:
-                break
-        value, unit = value * factor, name
+        scales = ((1, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns"))
+        factor, unit = next((scale for scale in scales if value * scale[0] >= 1), scales[-1])
+        value *= factor
     digits = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
     return f"{digits} {unit}".strip()
 
@@ -133,6 +132,13 @@ class Report:
         self.ratios: dict[str, float] = {}
         self.notes: list[str] = []
         self.series: dict[str, Any] = {}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Report:
+        """Make the report again, to show it."""
+        report = cls(found["name"], found["about"])
+        vars(report).update(found)
+        return report
 
     def table(self, title: str, head: list[str], rows: list[list[str]]) -> None:
         self.tables.append({"title": title, "head": head, "rows": rows})

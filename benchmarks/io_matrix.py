@@ -6,10 +6,10 @@ Sizes are 1 MB to 1 GB, with `--large` also 10 GB. Everything happens in the pag
 and a target counts as written when the system has it; how long the disk then takes is a column of its own. Targets are
 compared with their sources, before anything is timed.
 
-Bytes copied are counted, not guessed: `read` and `write` are what the system counts in /proc/PID/io for calls that take
-bytes into a process and out of it; `in memory` is summed up here, where this program copies from one buffer to another.
-`copy_file_range` and a mapped source are the exceptions: the first moves bytes within the system, which the system books
-as both read and written, and the second is read by page faults, which it does not book. The table says so.
+Bytes copied are counted, not guessed: `read` and `written` are what the system counts in /proc/PID/io for calls that
+take bytes into a process and out of it; `in memory` is summed up here, where this program copies from one buffer to
+another. `copy_file_range` and mapped files are the exceptions: the first moves bytes within the system, which books
+them as read and as written all the same, and the second are read by page faults, which it does not book.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,7 @@ class Way:
     name: str
     work: Callable[[Path, Path], int]
     largest: int = 1 << 62
-    prepare: Callable[[Path], Path] | None = None
-    check: Callable[[Path, Path], bool] | None = None
-    note: str = ""
-    runs: dict[int, list[Run]] = field(default_factory=dict)
+    of_logs: bool = False
 
 
 def fresh_buffer() -> mmap.mmap:
@@ -276,14 +273,13 @@ def copying(report: Report, home: Path, sizes: list[int], *, quick: bool) -> Non
         Way("`copy_file_range`" + IN_KERNEL, copy_in_kernel),
     ]
     for name, direct in (("log to log", False), ("log to log, past the page cache", True)):
-        work = lambda source, target, direct=direct: copy_log(source, target, direct=direct)  # noqa: E731
-        ways.append(Way(name, work, prepare=lambda source: as_log(home, source), check=same_logs))
+        ways.append(Way(name, partial(copy_log, direct=direct), of_logs=True))
+    target = home / "target"
     rows = []
     speeds: dict[int, dict[str, float]] = {}
     for count in sizes:
         source = home / f"source {count}"
         make_file(source, count)
-        target = home / "target"
         logged = as_log(home, source)
         settle(min(2 * count, 2 << 30))
         every: dict[str, list[Run]] = {}
@@ -292,14 +288,16 @@ def copying(report: Report, home: Path, sizes: list[int], *, quick: bool) -> Non
             for way in ways:
                 if count > way.largest:
                     continue
-                origin = logged if way.prepare else source
+                origin = logged if way.of_logs else source
                 run = measured(lambda way=way, origin=origin: way.work(origin, target))
                 start = time.perf_counter()
                 if turn == 0:
                     sync(target)
                     run.sync_s = time.perf_counter() - start
                 if turn < 0:
-                    verify((way.check or same_files)(origin, target), f"copy of {size(count)}: {way.name}")
+                    verify(
+                        (same_logs if way.of_logs else same_files)(origin, target), f"copy of {size(count)}: {way.name}"
+                    )
                 else:
                     every.setdefault(way.name, []).append(run)
                 remove(target)
@@ -452,10 +450,10 @@ def recording(report: Report, home: Path, sizes: list[int], *, quick: bool) -> N
     """Chunks of 1 MiB from memory into a file, until the disk has them."""
     rows = []
     data = np.random.default_rng(1).bytes(CHUNK)
+    target = home / "recorded"
     for count in sizes:
         times = max(1, count // CHUNK)
         total = times * CHUNK
-        target = home / "recorded"
         works: dict[str, Callable[[], Any]] = {
             "`write`": lambda times=times: record_plain(target, data, times),
             "log": lambda times=times: record_log(target, data, times, direct=False),

@@ -277,10 +277,7 @@ def writing(report: Report, home: Path, *, quick: bool) -> None:
         paced: dict[str, float] = {}
         for turn in range(2 if quick else 6):
             for number, store in enumerate(STORES):
-                if each == KB and store.name == NumpyStore.name:
-                    count = 200
-                else:
-                    count = burst
+                count = 200 if each == KB and store.name == NumpyStore.name else burst
                 place = home / f"write {each} {number} {turn}"
                 gc.collect()
                 start = time.perf_counter()
@@ -445,7 +442,7 @@ def tail_child(folder: Path, records: int, rate: float, way: str) -> None:
 
 
 def tail(report: Report, home: Path, *, quick: bool) -> None:
-    """From the call of `write` in one process until the record is there in another; beside a pipe, which stores nothing."""
+    """From the call of `write` until the record is there in another process; beside a pipe, which stores nothing."""
     records, rate = (500, 1000.0) if quick else (5000, 1000.0)
     rows, found = [], {}
     for way in ("record", "batch", "pipe"):

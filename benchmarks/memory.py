@@ -4,9 +4,9 @@
     python benchmarks/memory.py read FOLDER --reads 5
 
 `read` prints a line of JSON: what the reads took, and what in it is not as a view has to be (`violations`). Peak memory
-would prove nothing, as the writing before it, or the import, may have peaked higher. So anonymous memory is taken before
-opening and after reading, with the arrays alive; minor faults say that no page of the file was touched either; and mappings are counted
-once the arrays are gone. A codec that copies is found out by each of the first two.
+would prove nothing, as the writing before it, or the import, may have peaked higher. So anonymous memory is taken
+before opening and after reading, with the arrays alive; minor faults say that no page of the file was touched either;
+and mappings are counted once the arrays are gone. A codec that copies is found out by each of the first two.
 """
 
 from __future__ import annotations
