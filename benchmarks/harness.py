@@ -136,7 +136,7 @@ class Report:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Report:
         """Make the report again, to show it."""
-        report = cls(found["name"], found["about"])
+        report = cls.__new__(cls)
         vars(report).update(found)
         return report
 

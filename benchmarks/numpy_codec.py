@@ -204,7 +204,6 @@ def reading_and_writing(report: Report, home: Path, rounds: int) -> None:
             seed="5.7 us" if count == KB else "222 us",
             at_most=WRITE_TARGET[count],
         )
-        report.ratio(f"one array of {size(count)}: session of writing / of reading", min(sessions) / min(reads))
         series[size(count)] = {
             "call": call,
             "until_written": until_written,

@@ -43,7 +43,7 @@ def copying(found: Found, axes: Any) -> None:
         having = [count for count in sizes if name in speeds[count]]
         axes.semilogx([int(count) for count in having], [speeds[count][name] for count in having], "o-", label=name)
     axes.set(title="Copying a file", xlabel="bytes", ylabel="GB/s")
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def batches(found: Found, axes: Any) -> None:
@@ -52,7 +52,7 @@ def batches(found: Found, axes: Any) -> None:
         speeds = [int(count) / by_count[count]["median_s"] / 1e6 for count in counts]
         axes.loglog([int(count) for count in counts], speeds, "o-", label=name)
     axes.set(title="Making events", xlabel="events", ylabel="Mev/s")
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def jitter(found: Found, axes: Any) -> None:
@@ -107,7 +107,7 @@ def draw(found: Found, folder: Path) -> list[Path]:
         figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
         picture(found, axes)
         about = found[program]["machine"]
-        figure.text(0.01, 0.005, f"{about['cpu']}, {about['cores']} cores, {about['date']}", fontsize="xx-small")
+        figure.supxlabel(f"{about['cpu']}, {about['cores']} cores, {about['date']}", fontsize="xx-small")
         made.append(folder / f"{name}.png")
         figure.savefig(made[-1], dpi=120)
         plt.close(figure)

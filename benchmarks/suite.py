@@ -2,7 +2,8 @@
 
     python benchmarks/suite.py [--quick] [--only numpy_codec,boundary] [--save-baseline]
 
-Writes `benchmarks/results/latest.json`, `latest.md` and pictures. Each program runs in a process of its own, one after
+Writes `benchmarks/results/latest.json`, `latest.md` and pictures; with `--only`, what is there of other programs is
+kept, each with the machine and the date of its own run. Each program runs in a process of its own, one after
 the other. Seconds depend on the machine, so what is compared with `baseline.json` are ratios of two things measured in
 one run. A ratio that fell below the part of the baseline that is allowed is reported as a regression; the suite fails
 for it only with `--strict`, and no test depends on it.
@@ -106,7 +107,11 @@ def markdown(found: dict[str, Any]) -> str:
     parts = ["\n".join(lines)]
     for program in found["programs"].values():
         report = Report.from_json(program)
-        parts += [f"### `{report.name}`: {report.about}", table(*report.figures_table())]
+        own = report.machine
+        parts.append(f"### `{report.name}`: {report.about}")
+        parts.append(f"{own['date']}, commit {own['commit']}, load average at start {own['load_average'][0]:.2f}.")
+        if report.figures:
+            parts.append(table(*report.figures_table()))
         parts += [f"**{one['title']}**\n\n{table(one['head'], one['rows'])}" for one in report.tables]
         if report.notes:
             parts.append("\n".join(f"* {note}" for note in report.notes))
@@ -141,10 +146,15 @@ def main() -> int:
     if unknown := set(chosen) - set(PROGRAMS):
         parser.error(f"unknown programs {', '.join(sorted(unknown))}: known are {', '.join(PROGRAMS)}")
 
-    found: dict[str, Any] = {"machine": machine(), "versions": versions(), "quick": args.quick, "programs": {}}
+    latest = RESULTS / "latest.json"
+    found: dict[str, Any] = {"programs": {}}
+    if args.only and latest.exists():
+        found = json.loads(latest.read_text())
+    found |= {"machine": machine(), "versions": versions()}
     for name in chosen:
         print(f"\n## {name}", flush=True)
         found["programs"][name] = run_program(name, args)
+    found["programs"] = {name: found["programs"][name] for name in PROGRAMS if name in found["programs"]}
     if not args.only:
         found["pytest_s"] = run_pytest(args)
         found["criterion_ns"] = {} if args.quick else {name: run_criterion(name) for name in ("log", "decode")}
@@ -155,7 +165,7 @@ def main() -> int:
     stored = json.loads(BASELINE.read_text()) if BASELINE.exists() else {"ratios": {}}
     found["comparison"] = compare(ratios, stored["ratios"])
     found["load_at_end"], found["seconds"] = os.getloadavg(), time.time() - start
-    (RESULTS / "latest.json").write_text(json.dumps(found, indent=1) + "\n")
+    latest.write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "latest.md").write_text(markdown(found))
     pictures = draw(found["programs"], RESULTS)
 
@@ -167,7 +177,7 @@ def main() -> int:
     for row in missed:
         print(f"  {row['what']}: {row['value']:.4g} {row['unit']}, target {row['target']}")
     print(f"regressions: {', '.join(regressed) or 'none'}")
-    print(f"{found['seconds'] / 60:.1f} minutes; {RESULTS / 'latest.json'}, latest.md, {len(pictures)} pictures")
+    print(f"{found['seconds'] / 60:.1f} minutes; {latest}, latest.md, {len(pictures)} pictures")
     if args.save_baseline:
         kept = stored["ratios"] | {name: float(f"{value:.4g}") for name, value in ratios.items()}
         about = {key: found["machine"][key] for key in ("date", "cpu", "cores", "commit")}
