@@ -366,7 +366,8 @@ def paced(work: Callable[[int], Any], *, ticks: int, rate: float) -> dict[str, A
         "busy": spread(busy),
         "missed": missed,
         "ticks": ticks,
-        "seconds": (end - origin) / 1e9,
+        "reached_hz": ticks / ((end - origin) / 1e9),
+        "possible_hz": ticks / sum(busy),
     }
 
 
@@ -422,10 +423,13 @@ def pipeline(report: Report, module: ModuleType, home: Path, seconds: float, rat
                 f"{found['missed']} of {found['ticks']:,}",
                 *(human(late[key], "s") for key in ("p50", "p99", "max", "deviation")),
                 *(human(busy[key], "s") for key in ("p50", "p99", "max")),
+                f"{found['reached_hz']:,.1f} Hz",
+                f"{found['possible_hz']:,.0f} Hz",
             ]
         )
         report.figure(f"pipeline, {name}: deadlines missed", found["missed"], "")
     head = ["what", "missed", "late p50", "p99", "most", "jitter (deviation)", "work p50", "p99", "most"]
+    head += ["rate reached", "work alone would allow"]
     report.table(f"Paced pipeline: make, average over {WINDOW}, log; {rate:g} Hz for {seconds:g} s", head, cells)
     report.series["pipeline"] = dict(rows)
 
