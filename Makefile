@@ -61,6 +61,8 @@ lint: $(VENV)/.group-lint
 	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
 	$(CARGO) clippy --all-targets --features lazy -- -D warnings
 	PYO3_PYTHON=$(abspath $(BIN)/python) $(CARGO) clippy --all-targets --no-default-features --features python -- -D warnings
+	cd benchmarks/boundary && $(CARGO) fmt --check && \
+	  CARGO_TARGET_DIR=$(abspath target) PYO3_PYTHON=$(abspath $(BIN)/python) $(CARGO) clippy -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
@@ -72,9 +74,8 @@ docs: $(VENV)/.built $(VENV)/.group-docs ## Build the documentation, warnings as
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features lazy
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
-bench: $(VENV)/.built $(VENV)/.group-bench ## Run the benchmarks of this library
-	$(BIN)/python -m pytest benchmarks --benchmark-only -q
-	$(CARGO) bench --no-default-features --bench decode -- --warm-up-time 1 --measurement-time 3
+bench: $(VENV)/.built $(VENV)/.group-bench ## Run the benchmarks of this library, about 12 minutes
+	$(BIN)/python benchmarks/suite.py
 
 compare: $(VENV)/.built $(VENV)/.group-bench ## Compare with other libraries (needs ../shared and installs each into a venv)
 	$(BIN)/python benchmarks/compare.py
