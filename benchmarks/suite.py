@@ -58,21 +58,6 @@ def run_pytest(args: argparse.Namespace) -> dict[str, Any]:
     return {row["name"]: {key: row["stats"][key] for key in ("min", "median", "stddev")} for row in found}
 
 
-def run_criterion(name: str) -> dict[str, Any]:
-    """Nanoseconds of the benchmarks in Rust, as Criterion estimates them."""
-    start = time.time()
-    command = ["cargo", "bench", "--quiet", "--no-default-features", "--bench", name, "--"]
-    subprocess.run([*command, "--warm-up-time", "0.5", "--measurement-time", "1", "--noplot"], check=True, cwd=ROOT)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    found = {}
-    for path in sorted(target.glob("criterion/**/new/estimates.json")):
-        if path.stat().st_mtime >= start:
-            estimates = json.loads(path.read_text())
-            of = json.loads(path.with_name("benchmark.json").read_text())
-            found[of["full_id"]] = {key: estimates[key]["point_estimate"] for key in ("mean", "median", "std_dev")}
-    return found
-
-
 def compare(ratios: dict[str, float], stored: dict[str, float]) -> list[dict[str, Any]]:
     rows = []
     for name, value in ratios.items():
@@ -134,7 +119,7 @@ def versions() -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small inputs and few rounds: to see that it works")
-    parser.add_argument("--only", help="programs, separated by commas; leaves out pytest and Criterion")
+    parser.add_argument("--only", help="programs, separated by commas; leaves out pytest")
     parser.add_argument("--large", action="store_true", help="files of 10 GB too")
     parser.add_argument("--workdir", type=Path, help="where inputs are written; by default the temporary directory")
     parser.add_argument("--save-baseline", action="store_true", help="store the ratios of this run")
@@ -157,13 +142,13 @@ def main() -> int:
     found["programs"] = {name: found["programs"][name] for name in PROGRAMS if name in found["programs"]}
     if not args.only:
         found["pytest_s"] = run_pytest(args)
-        found["criterion_ns"] = {} if args.quick else {name: run_criterion(name) for name in ("log", "decode")}
 
     ratios = {
         f"{name}: {key}": value for name, run in found["programs"].items() for key, value in run["ratios"].items()
     }
     stored = json.loads(BASELINE.read_text()) if BASELINE.exists() else {"ratios": {}}
-    found["comparison"] = compare(ratios, stored["ratios"])
+    # Small inputs have other ratios.
+    found["comparison"] = compare(ratios, {} if args.quick else stored["ratios"])
     found["load_at_end"], found["seconds"] = os.getloadavg(), time.time() - start
     latest.write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "latest.md").write_text(markdown(found))
