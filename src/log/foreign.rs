@@ -185,7 +185,7 @@ impl Topic {
             codec_version: 1,
             metadata: self.metadata.clone(),
             created_ns: 0,
-            times_ns: self.entries.iter().map(|entry| entry.log_time_ns).fold(None, extend),
+            times_ns: self.entries.iter().map(|entry| entry.log_time_ns).fold(None, |span, time| Some(extend(span, time))),
             closed: self.shared.closed,
             recovery: self.shared.recovery.clone(),
         }
@@ -220,7 +220,7 @@ pub(crate) fn open_blog(path: &Path) -> Result<Topic> {
             break;
         };
         if at == 0 {
-            let pickle: String = file.get(16..end).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
+            let pickle = hexadecimal(file.get(16..end).unwrap_or_default());
             metadata.push((BLOG_CODEC.to_owned(), pickle));
         } else {
             let sequence = entries.len() as u64;
@@ -271,7 +271,7 @@ impl Collector {
                 if let Some((name, encoding, data)) = self.schemas.get(&schema) {
                     metadata.push(("schema".to_owned(), name.clone()));
                     metadata.push(("schema_encoding".to_owned(), encoding.clone()));
-                    metadata.push(("schema_data".to_owned(), data.iter().map(|byte| format!("{byte:02x}")).collect()));
+                    metadata.push(("schema_data".to_owned(), hexadecimal(data)));
                 }
                 self.channels.entry(id).or_insert(Described { topic, encoding, metadata, entries: Vec::new() });
             }
@@ -412,4 +412,14 @@ fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], c
     let unpacked = unpack(file, &chunk)?;
     chunks.push(chunk);
     Ok(collector.take_all(&unpacked, |at| Place::Chunk(number, at)))
+}
+
+/// Bytes as two digits each.
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
+        for digit in [byte >> 4, byte & 15] {
+            digits.extend(char::from_digit(digit.into(), 16));
+        }
+        digits
+    })
 }

@@ -28,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use merge::Merge;
-pub use reader::{Channel, LogFile, Payload, Record, Records, Recovery, Verify};
+pub use reader::{Channel, CodecInfo, LogFile, Payload, Record, Records, Recovery, Verify};
 pub use repair::{Repaired, repair};
 pub use tail::Tail;
 pub use writer::{Counters, Flush, Policy, Stamp, Writer, WriterOptions};

@@ -425,7 +425,7 @@ fn partition(len: u64, before: impl Fn(u64) -> bool) -> u64 {
     low
 }
 
-/// Where the DataEnd record of a closed file starts.
+/// Where the `DataEnd` record of a closed file starts.
 fn footer(file: &[u8]) -> Option<usize> {
     let footer = file.len().checked_sub(FOOTER_LEN + MAGIC.len())?;
     let bytes = file.get(footer..)?;
@@ -435,7 +435,7 @@ fn footer(file: &[u8]) -> Option<usize> {
     (*file.get(end)? == op::DATA_END && u64_at(file, end + 1)? == 4 && summary < footer).then_some(end)
 }
 
-/// The directory in front of the DataEnd record, if it and all that it points to is whole.
+/// The directory in front of the `DataEnd` record, if it and all that it points to is whole.
 fn directory(file: &[u8], end: usize, session: u64) -> Option<Directory> {
     let directory = Directory::parse(file, end, session)?;
     let mut first = 0;
@@ -522,7 +522,7 @@ impl Part {
                 codec_version: session.info.codec_version,
                 metadata: session.info.metadata.clone(),
                 created_ns: session.info.created_ns,
-                times_ns: (0..session.len()).map(|at| session.time(at)).fold(None, extend),
+                times_ns: (0..session.len()).map(|at| session.time(at)).fold(None, |span, time| Some(extend(span, time))),
                 closed: session.closed,
                 recovery: session.recovery.clone(),
             },
@@ -539,9 +539,12 @@ impl Part {
 }
 
 /// Widens a span of times.
-pub(super) fn extend(span: Option<(u64, u64)>, time: u64) -> Option<(u64, u64)> {
-    Some(span.map_or((time, time), |(first, last)| (first.min(time), last.max(time))))
+pub(super) fn extend(span: Option<(u64, u64)>, time: u64) -> (u64, u64) {
+    span.map_or((time, time), |(first, last)| (first.min(time), last.max(time)))
 }
+
+/// A codec's name, its version, and its metadata.
+pub type CodecInfo<'a> = (&'a str, u32, &'a [(String, String)]);
 
 /// A channel as it was when it was opened: all records of all of its files, in the order in which they were written.
 ///
@@ -639,7 +642,7 @@ impl Channel {
     }
 
     /// Codec, its version and metadata of a file.
-    pub(crate) fn codec(&self, part: usize) -> Option<(&str, u32, &[(String, String)])> {
+    pub(crate) fn codec(&self, part: usize) -> Option<CodecInfo<'_>> {
         self.parts.get(part).map(|part| match part {
             Part::Log(session) => (session.info.codec.as_str(), session.info.codec_version, session.info.metadata.as_slice()),
             Part::Foreign(topic) => (topic.codec(), 1, topic.metadata()),

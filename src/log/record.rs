@@ -53,7 +53,7 @@ pub(crate) const BLOCK_ENTRY: usize = 24;
 pub(crate) const INDEX_LEN: usize = 32;
 /// Fields of a directory in front of its entries.
 pub(crate) const DIRECTORY_LEN: usize = 48;
-/// MCAP's DataEnd record.
+/// MCAP's `DataEnd` record.
 pub(crate) const DATA_END_LEN: usize = ENVELOPE + 4;
 /// MCAP's Footer record.
 pub(crate) const FOOTER_LEN: usize = ENVELOPE + 20;
@@ -386,7 +386,7 @@ impl Directory {
         });
     }
 
-    /// The directory that ends at byte `end` of `file`, in front of the DataEnd record.
+    /// The directory that ends at byte `end` of `file`, in front of the `DataEnd` record.
     pub(crate) fn parse(file: &[u8], end: usize, session: u64) -> Option<Self> {
         let offset = usize::try_from(u64_at(file, end.checked_sub(8)?)?).ok()?;
         let content = file.get(offset.checked_add(ENVELOPE)?..end)?;

@@ -89,7 +89,7 @@ impl Tail {
 
     /// Codec, its version and metadata of the file that the last record is from.
     #[must_use]
-    pub fn codec(&self) -> Option<(&str, u32, &[(String, String)])> {
+    pub fn codec(&self) -> Option<super::CodecInfo<'_>> {
         let info = self.current.as_ref()?.info.as_ref()?;
         Some((&info.codec, info.codec_version, &info.metadata))
     }

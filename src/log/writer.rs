@@ -602,10 +602,9 @@ impl Writer {
         }
         let much = if shared.options.direct { self.batch } else { FLUSH.min(self.batch) };
         match state.sleep {
-            Sleep::Awake => {}
             Sleep::Idle => shared.wake(state),
             Sleep::Armed if filled >= much || shared.options.flush == Flush::Record || shared.options.durable => shared.wake(state),
-            Sleep::Armed => {}
+            Sleep::Armed | Sleep::Awake => {}
         }
         Ok(Offer::Taken)
     }

@@ -267,13 +267,14 @@ impl ArrayTable {
             (Column::X, Number::I16 | Number::U16) => x.is_plain(),
             (Column::Y, Number::I16 | Number::U16) => y.is_plain(),
             (Column::Timestamp, Number::I64 | Number::U64 | Number::Time) => time.unit == TimeUnit::Microseconds && time.offset_us == 0,
-            (Column::Polarity, Number::I8) => match self.signs.get() {
-                Some(signs) => *signs,
-                None => {
+            (Column::Polarity, Number::I8) => {
+                if let Some(signs) = self.signs.get() {
+                    *signs
+                } else {
                     let found = self.has_signs(part)?;
                     *self.signs.get_or_init(|| found)
                 }
-            },
+            }
             _ => false,
         })
     }
