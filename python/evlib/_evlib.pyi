@@ -383,7 +383,7 @@ def log_decode_events(payload: Buffer) -> Batch:
 def log_events_header(rows: int, first_us: int, last_us: int) -> bytes:
     """Make what stands in front of the columns of so many events with these earliest and latest times."""
 
-def log_encode_arrow(data: _ArrowStream) -> memoryview:
+def log_encode_arrow(data: _ArrowStream) -> Buffer:
     """Arrow IPC stream of a table."""
 
 def log_decode_arrow(payload: Buffer) -> LogTable:

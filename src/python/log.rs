@@ -220,10 +220,10 @@ impl LogTable {
 
 /// The Arrow IPC stream of an object with `__arrow_c_stream__`.
 #[pyfunction]
-pub(super) fn log_encode_arrow<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn log_encode_arrow(data: &Bound<'_, PyAny>) -> PyResult<LogMemory> {
     let (schema, batches) = import_any(data)?;
     let stream = run(data.py(), || encode_arrow(&schema, &batches))?;
-    Decoding::default().view(data.py(), &Payload::from_vec(stream))
+    Ok(LogMemory(Arc::new(Memory::Owned(stream))))
 }
 
 /// The table of an Arrow IPC stream, whose columns are views of it.
