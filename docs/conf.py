@@ -42,3 +42,7 @@ def setup(app):  # noqa: ANN001, ANN201
     """Keep napoleon, whose priority is 500, from reading the words before a colon in a property's text as its type."""
     app.connect("autodoc-process-docstring", _keep, priority=400)
     app.connect("autodoc-process-docstring", _restore, priority=600)
+
+
+# `bytes` is a type and an attribute of classes of the log; both are meant where they stand.
+suppress_warnings = ["ref.python"]

@@ -52,9 +52,7 @@ _Path: TypeAlias = str | PathLike[str]
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
 # Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, columns of text, whether to map.
-_Content: TypeAlias = tuple[
-    str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, bool
-]
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, bool]
 
 # Name, version, metadata, MCAP encoding, MCAP schema (name, encoding, content).
 _Codec: TypeAlias = tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]
@@ -104,7 +102,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`, `oblog`."""
+        """Name of the format, as `evt3`, `hdf5` or `aedat4`."""
 
     @property
     def confidence(self) -> str:

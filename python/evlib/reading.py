@@ -33,7 +33,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`, `oblog`."""
+    """Its name, as `evt3`, `hdf5` or `aedat4`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]

@@ -202,7 +202,8 @@ def write_events(
     if format is None:
         raise ArgumentError(
             f"the extension `{extension}` does not tell the format: pass `format`, "
-            '`"evt3"`, `"evt2"`, `"aedat4"`, `"hdf5"`, `"npy"`, `"npz"`, `"es"`, `"atis-bin"` or `"text"`'
+            '`"evt2"`, `"evt21"`, `"evt3"`, `"evt4"`, `"dat"`, `"aedat4"`, `"hdf5"`, `"npy"`, `"npz"`, `"es"`, '
+            '`"atis-bin"` or `"text"`'
         )
     layout = _arguments.text(layout, "layout")
     compression = _arguments.text(compression, "compression")
