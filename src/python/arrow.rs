@@ -75,7 +75,7 @@ pub(super) fn import_any(data: &Bound<'_, PyAny>) -> PyResult<(SchemaRef, Vec<Re
 }
 
 /// Batches for a reader of `__arrow_c_stream__`.
-pub(super) fn stream<'py>(py: Python<'py>, batches: Box<dyn RecordBatchReader + Send>) -> PyResult<Bound<'py, PyCapsule>> {
+pub(super) fn stream(py: Python<'_>, batches: Box<dyn RecordBatchReader + Send>) -> PyResult<Bound<'_, PyCapsule>> {
     PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(batches), STREAM)
 }
 

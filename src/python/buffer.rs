@@ -1,4 +1,5 @@
 //! Python's buffer protocol: memory of a log for Python, and bytes of Python's objects for the log.
+#![expect(clippy::needless_pass_by_value, reason = "the signature that PyO3 asks for")]
 #![expect(unsafe_code, reason = "the buffer protocol")]
 
 use std::ffi::c_int;

@@ -148,7 +148,7 @@ fn triggers_are_kept_or_refused() {
     let recording = Recording::open(place.path()).unwrap();
     assert_eq!(recording.triggers().unwrap(), triggers);
 
-    for options in [options(Hdf5Layout::Dsec), WriteOptions::new(Format::Evt3, Geometry::new(640, 480).unwrap())] {
+    for options in [options(Hdf5Layout::Dsec), WriteOptions::new(Format::Dat, Geometry::new(640, 480).unwrap())] {
         let mut writer = EventWriter::create_with(place.path(), &options.with_overwrite(true)).unwrap();
         writer.write_triggers(&TriggerColumns::default()).unwrap();
         let error = writer.write_triggers(&triggers).unwrap_err();
