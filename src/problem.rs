@@ -47,6 +47,12 @@ pub enum ProblemCode {
     LengthMismatch,
     /// Coordinates between pixels, given as the nearest.
     Rounded,
+    /// Packets, messages or chunks that are damaged: what of them cannot be read is left out.
+    DamagedPacket,
+    /// Messages that are not in the recording, as the numbers of those beside them tell.
+    LostMessages,
+    /// Words of no known type in a packet: left out.
+    UnknownWord,
     /// The file's own time index does not fit its times and was ignored.
     IndexMismatch,
     /// An index saved beside the recording did not fit it and was ignored.
@@ -69,6 +75,9 @@ impl ProblemCode {
             Self::BadValue => "BAD_VALUE",
             Self::LengthMismatch => "LENGTH_MISMATCH",
             Self::Rounded => "ROUNDED",
+            Self::DamagedPacket => "DAMAGED_PACKET",
+            Self::LostMessages => "LOST_MESSAGES",
+            Self::UnknownWord => "UNKNOWN_WORD",
             Self::IndexMismatch => "INDEX_MISMATCH",
             Self::StaleIndex => "STALE_INDEX",
         }
@@ -80,7 +89,9 @@ impl ProblemCode {
         match self {
             Self::BeforeFirstTime | Self::BeforeFirstRow | Self::BeforeFirstBase | Self::OutOfBounds | Self::BadValue => "events",
             Self::TriggerBeforeFirstTime => "triggers",
-            Self::LostSync => "words",
+            Self::LostSync | Self::UnknownWord => "words",
+            Self::DamagedPacket => "packets",
+            Self::LostMessages => "messages",
             Self::Truncated => "tails",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::IndexMismatch => "indexes",
@@ -159,6 +170,23 @@ impl Problems {
                 entry.examples.extend(examples.take(room).cloned());
             }
         }
+    }
+
+    /// The same with every offset at the place that `place` gives for it, in the examples too.
+    pub(crate) fn moved(&self, place: impl Fn(u64) -> u64) -> Self {
+        const AT: &str = "at byte ";
+        let moved = |example: &String| {
+            let Some((before, rest)) = example.split_once(AT) else { return example.clone() };
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = rest.split_at(digits);
+            number.parse().map_or_else(|_| example.clone(), |at| format!("{before}{AT}{}{after}", place(at)))
+        };
+        let entries = self.entries.iter().map(|problem| Problem {
+            first_offset: place(problem.first_offset),
+            examples: problem.examples.iter().map(moved).collect(),
+            ..problem.clone()
+        });
+        Self { entries: entries.collect() }
     }
 
     /// Whether nothing was found.

@@ -14,7 +14,7 @@ use crate::format::{self, Format, Identity, Opened};
 use crate::problem::Problems;
 use crate::reader::BatchStream;
 use crate::scan::{BATCH_ROWS, pool};
-use crate::schema::{Geometry, TimeUnit};
+use crate::schema::{Geometry, TimeSource, TimeUnit};
 use crate::selection::Selection;
 
 /// How to open a recording, where the file does not say all or should not be asked.
@@ -53,6 +53,8 @@ pub struct OpenOptions {
     /// HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, in place of what their values tell: 32
     /// for the files of HS-ERGB and BS-ERGB.
     pub pixel_parts: Option<u16>,
+    /// ROS bags and MCAP: which clock the times are of; the sensor's by default.
+    pub time_source: Option<TimeSource>,
 }
 
 impl OpenOptions {
@@ -110,6 +112,21 @@ impl OpenOptions {
     pub fn with_pixel_parts(mut self, parts: u16) -> Self {
         self.pixel_parts = Some(parts);
         self
+    }
+
+    /// Takes times of this clock.
+    #[must_use]
+    pub fn with_time_source(mut self, source: TimeSource) -> Self {
+        self.time_source = Some(source);
+        self
+    }
+
+    /// Refuses the option that only ROS bags have.
+    pub(crate) fn refuse_time_source(&self) -> Result<()> {
+        match self.time_source {
+            None | Some(TimeSource::Sensor) => Ok(()),
+            Some(TimeSource::Message) => Err(Error::invalid("`time_source` is for ROS bags and MCAP, whose messages have times of their own")),
+        }
     }
 
     /// Opens a recording; reads only the head of the file, or its directory.

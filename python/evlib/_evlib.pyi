@@ -22,8 +22,8 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, clock of times.
+_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
 
 @type_check_only
 class _ArrowStream(Protocol):
@@ -59,7 +59,7 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`."""
 
     @property
     def confidence(self) -> str:

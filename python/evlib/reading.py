@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TimeUnit = Literal["ns", "us", "ms", "s"]
 
+TimeSource = Literal["sensor", "message"]
+
 _LARGEST_PARTS = 2**12
 
 _OPEN_FILES = 64
@@ -33,7 +35,7 @@ class Identity(NamedTuple):
     """What a file is, how sure that is, and why."""
 
     format: str
-    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+    """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`."""
     confidence: str
     """`certain` (the header says so), `likely` (the header implies it) or `guess` (the content fits)."""
     reasons: list[str]
@@ -69,6 +71,7 @@ def open(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -76,15 +79,15 @@ def open(
     Parameters
     ----------
     path
-        The file; for NPY also a folder of files with a column each.
+        The file; for NPY also a folder of files with a column each, for ROS 2 the folder of a bag.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
         Threads that decode; all processors by default.
     stream
-        Stream of events to read, where the file has several cameras: see `Recording.streams`.
+        Stream of events to read, where the file has several cameras or topics: see `Recording.streams`.
     path_map
         HDF5, NPY and NPZ: where the columns are, in place of what the layout says: data sets or members for `x`, `y`,
         `timestamp` and `polarity`, or one with all of them for `events`. In NPZ `member/field` is a field of records
@@ -96,6 +99,9 @@ def open(
     pixel_parts
         HDF5, NPY and NPZ: parts of a pixel that the stored coordinates count, such as 32 for HS-ERGB and BS-ERGB; the
         nearest pixel is given. By default 1, or 32 where NPZ columns have values too large for pixels.
+    time_source
+        ROS bags and MCAP: `"sensor"` (the default) gives the times of the events themselves; `"message"` gives the
+        first event of each message the time in the message's header, and lets the others follow as the sensor says.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -124,6 +130,7 @@ def open(
         _arguments.text(time_unit, "time_unit"),
         _arguments.microseconds(time_offset, "time_offset"),
         None if pixel_parts is None else _arguments.integer(pixel_parts, "pixel_parts", low=1, high=_LARGEST_PARTS),
+        _arguments.text(time_source, "time_source"),
     )
     recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
@@ -158,6 +165,7 @@ def load_events(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -177,7 +185,7 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, time_source, on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -212,6 +220,7 @@ def load_events(
             time_unit=time_unit,
             time_offset=time_offset,
             pixel_parts=pixel_parts,
+            time_source=time_source,
             on_problem=on_problem,
         )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
@@ -235,6 +244,7 @@ def read_events(
     time_unit: TimeUnit | None = None,
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -254,7 +264,7 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, time_source, on_problem
         As for :func:`open`.
 
     Raises
@@ -287,6 +297,7 @@ def read_events(
         time_unit=time_unit,
         time_offset=time_offset,
         pixel_parts=pixel_parts,
+        time_source=time_source,
         on_problem=on_problem,
     )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

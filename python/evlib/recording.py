@@ -95,7 +95,7 @@ class Recording:
 
     @property
     def format(self) -> str:
-        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy` or `npz`."""
+        """Format: `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`."""
         return self._opened.format
 
     @property

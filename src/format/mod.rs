@@ -12,10 +12,12 @@ use crate::schema::Geometry;
 use crate::source::Source;
 
 pub(crate) mod array;
+pub(crate) mod codec;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
+pub(crate) mod ros;
 
 /// Bytes from the start of a file that identification looks at.
 pub(crate) const HEAD: usize = 1 << 16;
@@ -40,11 +42,29 @@ pub enum Format {
     Npy,
     /// A zip archive of arrays of NumPy.
     Npz,
+    /// A ROS 1 bag.
+    Bag,
+    /// A ROS 2 bag in SQLite.
+    Db3,
+    /// MCAP with ROS messages.
+    Mcap,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 8] = [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz];
+    pub const ALL: [Self; 11] = [
+        Self::Evt2,
+        Self::Evt21,
+        Self::Evt3,
+        Self::Evt4,
+        Self::Dat,
+        Self::Hdf5,
+        Self::Npy,
+        Self::Npz,
+        Self::Bag,
+        Self::Db3,
+        Self::Mcap,
+    ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]
@@ -58,6 +78,9 @@ impl Format {
             Self::Hdf5 => "hdf5",
             Self::Npy => "npy",
             Self::Npz => "npz",
+            Self::Bag => "bag",
+            Self::Db3 => "db3",
+            Self::Mcap => "mcap",
         }
     }
 }
@@ -139,6 +162,7 @@ enum Family {
     Hdf5,
     Npy,
     Npz,
+    Ros(Format),
 }
 
 impl Family {
@@ -148,6 +172,7 @@ impl Family {
             Some(Format::Hdf5) => Self::Hdf5,
             Some(Format::Npy) => Self::Npy,
             Some(Format::Npz) => Self::Npz,
+            Some(format @ (Format::Bag | Format::Db3 | Format::Mcap)) => Self::Ros(format),
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             None => Self::seen(head),
         }
@@ -155,6 +180,9 @@ impl Family {
 
     /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
     fn seen(head: &[u8]) -> Self {
+        if let Some(format) = ros::format_of(head) {
+            return Self::Ros(format);
+        }
         match head {
             head if numpy::is_npy(head) => Self::Npy,
             head if numpy::is_zip(head) => Self::Npz,
@@ -167,11 +195,16 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, options.format) {
+    let family = Family::of(&head, options.format);
+    if !matches!(family, Family::Ros(_)) {
+        options.refuse_time_source()?;
+    }
+    match family {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
         Family::Npy => numpy::open_npy(source, options),
         Family::Npz => numpy::open_npz(source, options),
+        Family::Ros(format) => ros::open(source, format, options),
     }
 }
 
@@ -181,6 +214,11 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
         && let Some(opened) = numpy::open_folder(path, options)?
     {
         return Ok(opened);
+    }
+    if path.is_dir()
+        && let Some(bag) = ros::in_folder(path)?
+    {
+        return open(Source::open(&bag)?, options);
     }
     open(Source::open(path)?, options)
 }
