@@ -53,6 +53,8 @@ pub enum ProblemCode {
     LostMessages,
     /// Words of no known type in a packet: left out.
     UnknownWord,
+    /// A container that its writer did not close: what is there is read.
+    NotClosed,
     /// The file's own time index does not fit its times and was ignored.
     IndexMismatch,
     /// An index saved beside the recording did not fit it and was ignored.
@@ -78,6 +80,7 @@ impl ProblemCode {
             Self::DamagedPacket => "DAMAGED_PACKET",
             Self::LostMessages => "LOST_MESSAGES",
             Self::UnknownWord => "UNKNOWN_WORD",
+            Self::NotClosed => "NOT_CLOSED",
             Self::IndexMismatch => "INDEX_MISMATCH",
             Self::StaleIndex => "STALE_INDEX",
         }
@@ -95,7 +98,7 @@ impl ProblemCode {
             Self::Truncated => "tails",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::IndexMismatch => "indexes",
-            Self::Rounded | Self::StaleIndex => "files",
+            Self::Rounded | Self::StaleIndex | Self::NotClosed => "files",
         }
     }
 
@@ -103,7 +106,7 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex | Self::Rounded | Self::IndexMismatch => Severity::Note,
+            Self::StaleIndex | Self::Rounded | Self::IndexMismatch | Self::NotClosed => Severity::Note,
             _ => Severity::Loss,
         }
     }

@@ -125,7 +125,9 @@ impl OpenOptions {
     pub(crate) fn refuse_time_source(&self) -> Result<()> {
         match self.time_source {
             None | Some(TimeSource::Sensor) => Ok(()),
-            Some(TimeSource::Message) => Err(Error::invalid("`time_source` is for ROS bags and MCAP, whose messages have times of their own")),
+            Some(TimeSource::Message) => {
+                Err(Error::invalid("`time_source` is for ROS bags and MCAP, whose messages have times of their own"))
+            }
         }
     }
 

@@ -44,7 +44,7 @@ pub enum Format {
     Npz,
     /// A ROS 1 bag.
     Bag,
-    /// A ROS 2 bag in SQLite.
+    /// A ROS 2 bag in `SQLite`.
     Db3,
     /// MCAP with ROS messages.
     Mcap,
@@ -52,19 +52,8 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 11] = [
-        Self::Evt2,
-        Self::Evt21,
-        Self::Evt3,
-        Self::Evt4,
-        Self::Dat,
-        Self::Hdf5,
-        Self::Npy,
-        Self::Npz,
-        Self::Bag,
-        Self::Db3,
-        Self::Mcap,
-    ];
+    pub const ALL: [Self; 11] =
+        [Self::Evt2, Self::Evt21, Self::Evt3, Self::Evt4, Self::Dat, Self::Hdf5, Self::Npy, Self::Npz, Self::Bag, Self::Db3, Self::Mcap];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
     #[must_use]

@@ -8,7 +8,8 @@ use pyo3::types::PyBytes;
 
 use crate::error::Result;
 use crate::{
-    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeSource, TimeUnit, WriteOptions,
+    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeSource, TimeUnit,
+    WriteOptions,
 };
 
 mod arrow;

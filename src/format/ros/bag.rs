@@ -149,11 +149,20 @@ impl ChunkInfo {
     }
 }
 
-/// The messages of a connection in the chunk before: the connection, their number and the range of their times.
-pub(crate) fn index(record: &Record<'_>, data: &[u8]) -> Option<(u32, u64, Option<(i64, i64)>)> {
-    let entries = data.as_chunks::<12>().0;
-    let times = entries.iter().filter_map(|entry| time(entry)).fold(None, |range: Option<(i64, i64)>, time| {
-        Some(range.map_or((time, time), |(first, last)| (first.min(time), last.max(time))))
-    });
-    Some((record.header.u32("conn")?, entries.len() as u64, times))
+/// The messages of a connection in the chunk before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Index {
+    pub(crate) connection: u32,
+    pub(crate) messages: u64,
+    /// First and last time at which they were recorded.
+    pub(crate) range_ns: Option<(i64, i64)>,
+}
+
+impl Index {
+    pub(crate) fn parse(record: &Record<'_>, data: &[u8]) -> Option<Self> {
+        let entries = data.as_chunks::<12>().0;
+        let times = entries.iter().filter_map(|entry| time(entry));
+        let range_ns = times.map(|time| (time, time)).reduce(|range, time| (range.0.min(time.0), range.1.max(time.1)));
+        Some(Self { connection: record.header.u32("conn")?, messages: entries.len() as u64, range_ns })
+    }
 }

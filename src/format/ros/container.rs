@@ -82,8 +82,8 @@ pub(crate) struct Message<'a> {
     pub(crate) plain: bool,
 }
 
-/// What takes the messages of a block.
-pub(crate) type Each<'a> = &'a mut dyn FnMut(Message<'_>);
+/// What takes the messages of a block; it says whether it wants more of them.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(Message<'_>) -> bool;
 
 /// A file with messages.
 pub(crate) trait Container: Send + Sync {
@@ -98,7 +98,8 @@ pub(crate) trait Container: Send + Sync {
     /// The blocks that may have messages of a topic, in file order; what is damaged between them.
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)>;
 
-    /// Gives the messages of a topic in a block, in file order. Checksums are looked at if `check`.
+    /// Gives the messages of a topic in a block, in file order, until no more are wanted. Checksums are looked at if
+    /// `check`.
     fn visit(&self, block: &Block, topic: &Topic, check: bool, problems: &mut Problems, each: Each<'_>) -> Result<()>;
 
     /// Facts of the file, for its metadata.
@@ -143,6 +144,11 @@ pub(super) fn unpack<'a>(codec: Codec, stored: &'a [u8], size: u64, out: &'a mut
 /// Counts a damaged stretch.
 pub(super) fn damaged(problems: &mut Problems, bytes: u64, offset: u64, what: &str) {
     problems.add(ProblemCode::DamagedPacket, 1, bytes, offset, || format!("{what} at byte {offset}"));
+}
+
+/// Notes that a file was not closed, and where it ends.
+pub(super) fn not_closed(problems: &mut Problems, end: u64) {
+    problems.add(ProblemCode::NotClosed, 1, 0, end, || format!("no index and no mark of the end at byte {end}"));
 }
 
 /// The bytes of a file, read in small pieces where records are stepped over.

@@ -88,6 +88,18 @@ impl Taking {
 
     /// Loads a block; checksums are looked at if `check`.
     pub(super) fn load(&self, container: &dyn Container, block: &Block, check: bool, problems: &mut Problems) -> Result<Loaded> {
+        self.load_while(container, block, check, problems, |_| true)
+    }
+
+    /// Loads the packets of a block until one is all that is wanted.
+    pub(super) fn load_while(
+        &self,
+        container: &dyn Container,
+        block: &Block,
+        check: bool,
+        problems: &mut Problems,
+        mut more: impl FnMut(&Loaded) -> bool,
+    ) -> Result<Loaded> {
         let mut bytes = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         bytes.clear();
         let mut loaded = Loaded { bytes, packets: Vec::new() };
@@ -99,17 +111,17 @@ impl Taking {
             };
             let Some(head) = Head::parse(self.kind, self.serial, message.data) else {
                 damage(&mut found, "a message that ends inside its head, or is serialised in another way,");
-                return;
+                return true;
             };
             let encoding = match &head.coding {
                 Coding::Known(encoding) if (*encoding == Encoding::Evt3) == self.is_evt3() => *encoding,
                 Coding::Known(encoding) => {
                     damage(&mut found, &format!("a packet of `{}` among `{}`", encoding.name(), self.encoding.name()));
-                    return;
+                    return true;
                 }
                 Coding::Unknown(name) => {
                     damage(&mut found, &format!("a packet of unknown encoding `{}`", name.escape_debug()));
-                    return;
+                    return true;
                 }
             };
             let start = loaded.bytes.len();
@@ -145,6 +157,7 @@ impl Taking {
                 packet.shift_us = first.0.map_or(0, |first| packet.stamp_us.wrapping_sub(first));
             }
             loaded.packets.push(packet);
+            more(&loaded)
         })?;
         problems.merge(&found);
         Ok(loaded)

@@ -38,7 +38,9 @@ pub(crate) enum Encoding {
     /// Records of 13 bytes.
     Packed,
     /// Records of CDR, 16 bytes apart.
-    Aligned { big: bool },
+    Aligned {
+        big: bool,
+    },
 }
 
 impl Encoding {
@@ -267,7 +269,12 @@ fn fields(definition: &str) -> Option<Vec<(String, String)>> {
         let fields: Vec<_> = fields.iter().map(|(kind, name)| (kind.as_str(), name.as_str())).collect();
         matches!(
             fields.as_slice(),
-            [("uint16", "x"), ("uint16", "y"), ("time" | "builtin_interfaces/Time" | "builtin_interfaces/msg/Time", _), ("bool", "polarity")]
+            [
+                ("uint16", "x"),
+                ("uint16", "y"),
+                ("time" | "builtin_interfaces/Time" | "builtin_interfaces/msg/Time", _),
+                ("bool", "polarity")
+            ]
         )
     });
     if is_msg && !standard {

@@ -1,4 +1,4 @@
-//! ROS bags without ROS: bags of ROS 1, ROS 2 bags in SQLite, and MCAP, with events in any of the usual messages.
+//! ROS bags without ROS: bags of ROS 1, ROS 2 bags in `SQLite`, and MCAP, with events in any of the usual messages.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,17 +58,17 @@ pub(crate) fn in_folder(folder: &Path) -> Result<Option<std::path::PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| Error::io(error, folder))? {
         let path = entry.map_err(|error| Error::io(error, folder))?.path();
-        let is_bag = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("db3") || extension.eq_ignore_ascii_case("mcap"));
+        let is_bag =
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("db3") || extension.eq_ignore_ascii_case("mcap"));
         if is_bag && path.is_file() {
             found.push(path);
         }
     }
     if found.len() > 1 {
         found.sort();
-        let names: Vec<_> = found.iter().take(NAMED).filter_map(|path| Some(format!("`{}`", path.file_name()?.to_string_lossy()))).collect();
-        return Err(Error::invalid("a ROS 2 bag of several files")
-            .expecting("one of them, or a list of them")
-            .but_found(names.join(", ")));
+        let names: Vec<_> =
+            found.iter().take(NAMED).filter_map(|path| Some(format!("`{}`", path.file_name()?.to_string_lossy()))).collect();
+        return Err(Error::invalid("a ROS 2 bag of several files").expecting("one of them, or a list of them").but_found(names.join(", ")));
     }
     Ok(found.pop())
 }
@@ -79,9 +79,8 @@ fn first_head(container: &dyn Container, topic: &Topic, serial: Serial) -> Resul
     for block in blocks.iter().take(LOOKED_THROUGH) {
         let mut found = None;
         container.visit(block, topic, false, &mut Problems::default(), &mut |message| {
-            if found.is_none() {
-                found = Head::parse(topic.kind, serial, message.data);
-            }
+            found = Head::parse(topic.kind, serial, message.data);
+            found.is_none()
         })?;
         if found.is_some() {
             return Ok(found);
@@ -140,14 +139,10 @@ fn describe(topic: &Topic, coding: &str) -> String {
 /// Opens a bag.
 pub(crate) fn open(source: Source, format: Format, options: &OpenOptions) -> Result<Opened> {
     options.refuse_array_options()?;
-    let mut notes = Problems::default();
     let container: Arc<dyn Container> = match format {
         Format::Bag => Arc::new(container::bag::Bag::open(source)?),
         Format::Mcap => Arc::new(container::mcap::Mcap::open(source)?),
-        _ => {
-            container::db3::log_beside(&source, &mut notes);
-            Arc::new(container::db3::Db3::open(source)?)
-        }
+        _ => Arc::new(container::db3::Db3::open(source)?),
     };
     let mut candidates = Vec::new();
     let mut others = Vec::new();
@@ -183,7 +178,7 @@ pub(crate) fn open(source: Source, format: Format, options: &OpenOptions) -> Res
     metadata.push(("encoding".to_owned(), chosen.encoding().map_or("", Encoding::name).to_owned()));
     metadata.push(("serialization".to_owned(), if chosen.serial == Serial::Ros1 { "ros1" } else { "cdr" }.to_owned()));
     metadata.push(("time_source".to_owned(), time.name().to_owned()));
-    let reader = |one: &Candidate, geometry: Option<Geometry>, triggers: Vec<TopicReader>, notes: Problems| {
+    let reader = |one: &Candidate, geometry: Option<Geometry>, triggers: Vec<TopicReader>| {
         let taking = Taking {
             topic: one.topic.clone(),
             kind: one.topic.kind,
@@ -192,10 +187,10 @@ pub(crate) fn open(source: Source, format: Format, options: &OpenOptions) -> Res
             limits: Limits::new(geometry, PIXELS),
             time,
         };
-        TopicReader::new(Arc::clone(&container), taking, triggers, notes)
+        TopicReader::new(Arc::clone(&container), taking, triggers)
     };
-    let triggers = triggers_of(chosen, &candidates).into_iter().map(|one| reader(one, geometry, Vec::new(), Problems::default())).collect();
-    let reader: Arc<dyn Reader> = Arc::new(reader(chosen, geometry, triggers, notes));
+    let triggers = triggers_of(chosen, &candidates).into_iter().map(|one| reader(one, geometry, Vec::new())).collect();
+    let reader: Arc<dyn Reader> = Arc::new(reader(chosen, geometry, triggers));
     Ok(Opened { identity, geometry, metadata, streams, reader })
 }
 

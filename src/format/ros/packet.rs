@@ -277,4 +277,3 @@ pub(crate) fn swap(bytes: &mut [u8], size: usize) {
         bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
 }
-

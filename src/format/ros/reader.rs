@@ -59,15 +59,13 @@ pub(super) struct TopicReader {
     pub(super) container: Arc<dyn Container>,
     pub(super) taking: Taking,
     triggers: Vec<TopicReader>,
-    /// What was found out at opening.
-    notes: Problems,
     blocks: OnceLock<Blocks>,
     index: OnceLock<Index>,
 }
 
 impl TopicReader {
-    pub(super) fn new(container: Arc<dyn Container>, taking: Taking, triggers: Vec<TopicReader>, notes: Problems) -> Self {
-        Self { container, taking, triggers, notes, blocks: OnceLock::new(), index: OnceLock::new() }
+    pub(super) fn new(container: Arc<dyn Container>, taking: Taking, triggers: Vec<TopicReader>) -> Self {
+        Self { container, taking, triggers, blocks: OnceLock::new(), index: OnceLock::new() }
     }
 
     fn blocks(&self) -> Result<&Blocks> {
@@ -302,8 +300,7 @@ impl Reader for TopicReader {
     }
 
     fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
-        let mut problems = self.notes.clone();
-        problems.merge(&self.blocks()?.problems);
+        let mut problems = self.blocks()?.problems.clone();
         problems.merge(&self.index(pool)?.problems);
         for other in &self.triggers {
             problems.merge(&other.index(pool)?.problems);
@@ -327,6 +324,27 @@ enum Origin {
     /// Blocks that have been planned before.
     Known(VecDeque<Indexed>),
     Walk(Box<Walk>),
+}
+
+impl Origin {
+    /// What to read for a range of times.
+    fn find(reader: &TopicReader, range: TimeRange, pool: &ThreadPool) -> Result<Self> {
+        let blocks = reader.blocks()?.list.len();
+        if reader.index.get().is_none() {
+            if range.is_all() {
+                return Ok(Self::Walk(Box::new(Walk::new(&reader.taking, 0..blocks, None))));
+            }
+            if let Some((part, entry)) = pool.install(|| seek::seek(&reader.input()?, range))? {
+                return Ok(Self::Walk(Box::new(Walk::new(&reader.taking, part, entry))));
+            }
+        }
+        let wanted = reader.index(pool)?.blocks.iter().filter_map(|indexed| {
+            let hit = |part: &&Part| part.events > 0 && range.intersects(part.first_us, part.last_us);
+            let parts: Vec<_> = indexed.parts.iter().filter(hit).copied().collect();
+            (!parts.is_empty()).then_some(Indexed { block: indexed.block, parts })
+        });
+        Ok(Self::Known(wanted.collect()))
+    }
 }
 
 /// A stream of batches of a topic.
@@ -400,7 +418,7 @@ impl Batches {
         self.group = (2 * self.group.max(32 << 10)).min(FILTER_GROUP);
         match &mut self.origin {
             Origin::Open => {
-                self.origin = self.start(reader, range, pool)?;
+                self.origin = Origin::find(reader, range, pool)?;
                 Ok(true)
             }
             Origin::Walk(walk) => {
@@ -432,26 +450,6 @@ impl Batches {
                 Ok(true)
             }
         }
-    }
-
-    /// What to read for a range of times.
-    fn start(&self, reader: &TopicReader, range: TimeRange, pool: &ThreadPool) -> Result<Origin> {
-        let blocks = reader.blocks()?.list.len();
-        let all = |reader: &TopicReader| Origin::Walk(Box::new(Walk::new(&reader.taking, 0..blocks, None)));
-        if reader.index.get().is_none() {
-            if range.is_all() {
-                return Ok(all(reader));
-            }
-            if let Some((part, entry)) = pool.install(|| seek::seek(&reader.input()?, range))? {
-                return Ok(Origin::Walk(Box::new(Walk::new(&reader.taking, part, entry))));
-            }
-        }
-        let wanted = reader.index(pool)?.blocks.iter().filter_map(|indexed| {
-            let hit = |part: &&Part| part.events > 0 && range.intersects(part.first_us, part.last_us);
-            let parts: Vec<_> = indexed.parts.iter().filter(hit).copied().collect();
-            (!parts.is_empty()).then_some(Indexed { block: indexed.block, parts })
-        });
-        Ok(Origin::Known(wanted.collect()))
     }
 }
 

@@ -8,7 +8,9 @@
 
 use std::ops::Range;
 
-use super::load::Packet;
+use rayon::prelude::*;
+
+use super::load::{Loaded, Packet};
 use super::packet::{Cursor, First};
 use super::walk::{Entry, Input};
 use crate::error::Result;
@@ -54,14 +56,9 @@ pub(super) fn seek(input: &Input<'_>, range: TimeRange) -> Result<Option<(Range<
     if logs.windows(2).any(|pair| pair[1].0 < pair[0].0 || (wraps && pair[1].0 - pair[0].1 > LONGEST_GAP_US)) {
         return Ok(None);
     }
-    let mut samples = Vec::new();
-    for number in 0..SAMPLES {
-        let at = number * (blocks.len() - 1) / (SAMPLES - 1);
-        match sample(input, at)? {
-            Some(sample) => samples.push(sample),
-            None => return Ok(None),
-        }
-    }
+    let places = (0..SAMPLES).into_par_iter().map(|number| number * (blocks.len() - 1) / (SAMPLES - 1));
+    let samples: Option<Vec<Sample>> = places.map(|at| sample(input, at)).collect::<Result<Vec<_>>>()?.into_iter().collect();
+    let Some(mut samples) = samples else { return Ok(None) };
     let Some((low, high)) = spread(&mut samples, wraps) else { return Ok(None) };
     // The clock of the recording at which the range starts and ends, at the widest.
     let start = range.start().saturating_sub(high).saturating_sub(MARGIN_US);
@@ -81,24 +78,29 @@ pub(super) fn seek(input: &Input<'_>, range: TimeRange) -> Result<Option<(Range<
 /// The difference between event time and time of recording at the first event of a block.
 fn sample(input: &Input<'_>, at: usize) -> Result<Option<Sample>> {
     let Some(block) = input.blocks.get(at) else { return Ok(None) };
-    let loaded = input.taking.load(input.container, block, false, &mut Problems::default())?;
-    for packet in &loaded.packets {
-        let bytes = loaded.bytes.get(packet.start..packet.end).unwrap_or_default();
-        let log_us = packet.log_ns.div_euclid(1000);
-        let time = if input.taking.time == TimeSource::Message {
-            Some(packet.stamp_us)
-        } else if input.taking.is_evt3() {
-            Evt3::new(input.taking.limits).scan_times(bytes).map(|scan| i64::from(scan.first) << Evt3::TIME_SHIFT)
-        } else {
-            let mut first = First::default();
-            input.taking.frame(packet).walk(&mut Cursor::default(), bytes, &mut first);
-            first.0
-        };
-        if let Some(time) = time {
-            return Ok(Some(Sample { log_us, ahead_us: time.wrapping_sub(log_us) }));
-        }
-    }
-    Ok(None)
+    let mut found = None;
+    let loaded = input.taking.load_while(input.container, block, false, &mut Problems::default(), |loaded| {
+        found = loaded.packets.last().and_then(|packet| time_of(input, loaded, packet));
+        found.is_none()
+    })?;
+    drop(loaded);
+    Ok(found)
+}
+
+/// When a packet was recorded, and the time of its first event.
+fn time_of(input: &Input<'_>, loaded: &Loaded, packet: &Packet) -> Option<Sample> {
+    let bytes = loaded.bytes.get(packet.start..packet.end)?;
+    let log_us = packet.log_ns.div_euclid(1000);
+    let time = if input.taking.time == TimeSource::Message {
+        packet.stamp_us
+    } else if input.taking.is_evt3() {
+        i64::from(Evt3::new(input.taking.limits).scan_times(bytes)?.first) << Evt3::TIME_SHIFT
+    } else {
+        let mut first = First::default();
+        input.taking.frame(packet).walk(&mut Cursor::default(), bytes, &mut first);
+        first.0?
+    };
+    Some(Sample { log_us, ahead_us: time.wrapping_sub(log_us) })
 }
 
 /// Unwraps the samples' differences, and gives the lowest and the highest; `None` where neighbours differ too much.

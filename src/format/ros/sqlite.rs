@@ -1,9 +1,10 @@
-//! Tables of SQLite databases, read by position: <https://www.sqlite.org/fileformat2.html>.
+//! Tables of `SQLite` databases, read by position: <https://www.sqlite.org/fileformat2.html>.
 //!
 //! Only what a recording needs: the schema, and the rows of a table in the order of their row numbers. Pages that are
-//! missing or damaged cost the rows that they hold, and no others.
+//! missing or damaged cost the rows that they hold, and no others. Pages of transactions that are complete in a
+//! write-ahead log beside the file stand in for those in it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -26,9 +27,74 @@ const LEAF: u8 = 0x0D;
 #[derive(Debug)]
 pub(crate) struct Database {
     source: Arc<Source>,
+    log: Option<Log>,
     page: usize,
     /// Bytes of a page that are used.
     usable: usize,
+}
+
+/// A write-ahead log: the newest version of each page in it.
+#[derive(Debug)]
+struct Log {
+    source: Source,
+    /// Page to offset in the log.
+    pages: HashMap<u32, u64>,
+}
+
+impl Log {
+    /// Bytes of the header of the log, and of the head of a frame.
+    const HEADER: usize = 32;
+    const FRAME: usize = 24;
+
+    /// The checksum over 32-bit words, in pairs.
+    fn sum(sum: (u32, u32), bytes: &[u8], big: bool) -> (u32, u32) {
+        let word = |bytes: [u8; 4]| if big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        bytes.as_chunks::<8>().0.iter().fold(sum, |(a, b), pair| {
+            let a = a.wrapping_add(word([pair[0], pair[1], pair[2], pair[3]])).wrapping_add(b);
+            (a, b.wrapping_add(word([pair[4], pair[5], pair[6], pair[7]])).wrapping_add(a))
+        })
+    }
+
+    /// The log beside a database, if there is one with complete transactions.
+    fn open(database: &Source, page: usize) -> Result<Option<Self>> {
+        let mut name = database.path().as_os_str().to_owned();
+        name.push("-wal");
+        let path = std::path::PathBuf::from(name);
+        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > Self::HEADER as u64) {
+            return Ok(None);
+        }
+        let source = Source::open(&path)?;
+        let mut head = vec![0; Self::HEADER];
+        source.read_exact_at(&mut head, 0)?;
+        let magic = u32_at(&head, 0).unwrap_or(0);
+        let big = magic & 1 == 1;
+        let mut sum = Self::sum((0, 0), head.get(..24).unwrap_or_default(), big);
+        if magic >> 1 != 0x377f_0682 >> 1
+            || u32_at(&head, 8) != u32::try_from(page).ok()
+            || u32_at(&head, 24).zip(u32_at(&head, 28)) != Some(sum)
+        {
+            return Ok(None);
+        }
+        let salt = head.get(16..24).unwrap_or_default().to_vec();
+        let (mut pages, mut open) = (HashMap::new(), Vec::new());
+        let mut frame = vec![0; Self::FRAME + page];
+        let mut at = Self::HEADER as u64;
+        while at + frame.len() as u64 <= source.len() {
+            source.read_exact_at(&mut frame, at)?;
+            let (head, content) = frame.split_at(Self::FRAME);
+            sum = Self::sum(Self::sum(sum, head.get(..8).unwrap_or_default(), big), content, big);
+            let (Some(number), Some(commit)) = (u32_at(head, 0), u32_at(head, 4)) else { break };
+            if head.get(8..16) != Some(salt.as_slice()) || u32_at(head, 16).zip(u32_at(head, 20)) != Some(sum) {
+                break;
+            }
+            open.push((number, at + Self::FRAME as u64));
+            if commit > 0 {
+                pages.extend(open.drain(..));
+            }
+            at += frame.len() as u64;
+        }
+        Ok((!pages.is_empty()).then_some(Self { source, pages }))
+    }
 }
 
 /// A value of a row.
@@ -220,7 +286,24 @@ impl Database {
                 .but_found(format!("{page} bytes, {reserved} of them reserved"))
                 .at(16));
         }
-        Ok(Self { source, page, usable })
+        let log = Log::open(&source, page)?;
+        Ok(Self { source, log, page, usable })
+    }
+
+    /// Whether pages of a write-ahead log are read.
+    pub(crate) fn has_log(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// The file that has a page, and its offset there; `None` for one that is nowhere.
+    fn find(&self, page: u32) -> Option<(&Source, u64)> {
+        if let Some(log) = &self.log
+            && let Some(offset) = log.pages.get(&page)
+        {
+            return Some((&log.source, *offset));
+        }
+        let offset = self.offset(page);
+        (page > 0 && offset + self.page as u64 <= self.source.len()).then_some((&*self.source, offset))
     }
 
     /// File offset of a page.
@@ -230,12 +313,9 @@ impl Database {
 
     /// A page by itself; `None` for one that the file does not have.
     fn read(&self, page: u32, buffer: &mut Vec<u8>) -> Result<Option<()>> {
-        let start = self.offset(page);
-        if page == 0 || start + self.page as u64 > self.source.len() {
-            return Ok(None);
-        }
+        let Some((source, offset)) = self.find(page) else { return Ok(None) };
         buffer.resize(self.page, 0);
-        self.source.read_exact_at(buffer, start)?;
+        source.read_exact_at(buffer, offset)?;
         Ok(Some(()))
     }
 
@@ -270,17 +350,30 @@ impl Database {
         })
     }
 
-    /// The leaf pages of the tree with this root, in order; also the pages that should be in it and are not.
+    /// The leaf pages of the tree with this root, in order; also the pages that should be in it and are not. Leaves all
+    /// have one depth: only the first is looked at.
     pub(crate) fn leaves(&self, root: u32) -> Result<(Vec<Leaf>, Vec<u32>)> {
         let (mut leaves, mut missing, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         // Pages still to be looked at, the next one last.
         let mut rest = vec![(root, i64::MAX, 0)];
+        let mut leaf_depth = None;
         let mut buffer = Vec::new();
         while let Some((page, last, depth)) = rest.pop() {
-            let there = seen.insert(page) && depth < DEPTH && self.read(page, &mut buffer)?.is_some();
+            if !seen.insert(page) || depth >= DEPTH {
+                missing.push(page);
+                continue;
+            }
+            if leaf_depth == Some(depth) {
+                leaves.push(Leaf { page, last });
+                continue;
+            }
+            let there = self.read(page, &mut buffer)?.is_some();
             let bytes = if there { buffer.get(if page == 1 { HEADER } else { 0 }..).unwrap_or_default() } else { &[] };
             match bytes.first() {
-                Some(&LEAF) => leaves.push(Leaf { page, last }),
+                Some(&LEAF) => {
+                    leaf_depth = Some(depth);
+                    leaves.push(Leaf { page, last });
+                }
                 Some(&INTERIOR) => {
                     let cells = u16_at(bytes, 3).unwrap_or(0).into();
                     let children: Vec<_> = (0..cells)
@@ -363,13 +456,9 @@ impl Database {
         let mut at = row.local.len();
         let payload = self.usable - 4;
         while at < end {
-            let from = self.offset(next);
-            if next == 0 || from + self.page as u64 > self.source.len() {
-                return Ok(false);
-            }
             // The pages up to the end of the record, if they are neighbours, which they nearly always are.
             let wanted = (end - at).div_ceil(payload) * self.page;
-            let bytes = self.window(pages, from, wanted)?;
+            let Some(bytes) = self.window(pages, next, wanted)? else { return Ok(false) };
             for page in bytes.chunks_exact(self.page) {
                 let (Some(after), Some(content)) = (u32_at(page, 0), page.get(4..self.usable)) else { return Ok(false) };
                 let here = content.get(start.saturating_sub(at).min(payload)..(end - at).min(payload)).unwrap_or_default();
@@ -385,20 +474,29 @@ impl Database {
         Ok(true)
     }
 
-    /// Whole pages from `offset` on, up to `wanted` bytes, at least one.
-    fn window<'a>(&self, pages: &'a mut Pages, offset: u64, wanted: usize) -> Result<&'a [u8]> {
+    /// Whole pages from `page` on, up to `wanted` bytes, at least one; `None` for a page that is nowhere.
+    fn window<'a>(&self, pages: &'a mut Pages, page: u32, wanted: usize) -> Result<Option<&'a [u8]>> {
+        let Some((source, offset)) = self.find(page) else { return Ok(None) };
+        if self.log.is_some() {
+            // Neighbours in one file need not be neighbours in the other.
+            let bytes = pages.buffer.take(self.page);
+            source.read_exact_at(bytes, offset)?;
+            return Ok(Some(bytes));
+        }
         let inside = offset >= pages.start && offset + self.page as u64 <= pages.start + pages.len as u64;
         if !inside {
-            let left = usize::try_from(self.source.len() - offset).unwrap_or(usize::MAX) / self.page * self.page;
-            let len = WINDOW.max(self.page).max(wanted.min(4 * WINDOW)).min(left);
+            let left = usize::try_from(source.len() - offset).unwrap_or(usize::MAX) / self.page * self.page;
+            // Where one stretch follows the other, the next one will be wanted too.
+            let more = if offset == pages.start + pages.len as u64 { WINDOW } else { 0 };
+            let len = wanted.min(4 * WINDOW).max(more).max(self.page).min(left) / self.page * self.page;
             pages.len = 0;
-            self.source.read_exact_at(pages.buffer.take(len), offset)?;
+            source.read_exact_at(pages.buffer.take(len), offset)?;
             (pages.start, pages.len) = (offset, len);
         }
         let from = (offset - pages.start) as usize;
         let len = pages.len;
         let there = (len - from) / self.page * self.page;
-        Ok(pages.buffer.take(len).get(from..from + wanted.min(there)).unwrap_or_default())
+        Ok(pages.buffer.take(len).get(from..from + wanted.min(there)))
     }
 
     /// The entries of the index with this root whose first column is an integer: that, and the row's number; `None`

@@ -561,7 +561,11 @@ fn by_packet(evt3: &Evt3, planned: &Planned) -> Vec<Part> {
                     shift_us.unwrap_or(0)
                 }
             };
-            let (first_us, last_us) = if shift_us == 0 { (part.first_us, part.last_us) } else { (part.first_us.wrapping_add(shift_us), part.last_us.wrapping_add(shift_us)) };
+            let (first_us, last_us) = if shift_us == 0 {
+                (part.first_us, part.last_us)
+            } else {
+                (part.first_us.wrapping_add(shift_us), part.last_us.wrapping_add(shift_us))
+            };
             parts.push(Part { start, end, state: entry, shift_us, first_us, last_us, ..*part });
         }
     }

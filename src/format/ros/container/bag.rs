@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, search, topics, unpack, with_buffers};
+use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, not_closed, search, topics, unpack, with_buffers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::Codec;
-use crate::format::ros::bag::{self, ANY_MAGIC, ChunkInfo, Connection, LONGEST_HEADER, MAGIC, Record, op};
+use crate::format::ros::bag::{ANY_MAGIC, ChunkInfo, Connection, Index, LONGEST_HEADER, MAGIC, Record, op};
 use crate::format::ros::message::{Kind, Serial};
 use crate::problem::{ProblemCode, Problems};
 use crate::source::Source;
@@ -40,7 +40,8 @@ impl Bag {
         let head = source.head(MAGIC.len())?;
         if !head.starts_with(MAGIC) {
             let error = if head.starts_with(ANY_MAGIC) {
-                Error::new(ErrorKind::Unsupported, "a ROS bag of another version").hint("`rosbag fix` or `rosbag migrate` make it one of version 2.0")
+                Error::new(ErrorKind::Unsupported, "a ROS bag of another version")
+                    .hint("`rosbag fix` or `rosbag migrate` make it one of version 2.0")
             } else {
                 Error::format("not a ROS bag")
             };
@@ -51,9 +52,14 @@ impl Bag {
             Ok(directory) => directory,
             Err(why) => {
                 let mut directory = walk(&source)?;
+                if why.is_none() {
+                    not_closed(&mut directory.problems, source.len());
+                }
                 if let Some(why) = why {
                     let place = MAGIC.len() as u64;
-                    directory.problems.add(ProblemCode::IndexMismatch, 1, 0, place, || format!("{why}: the records were walked over instead, at byte {place}"));
+                    directory.problems.add(ProblemCode::IndexMismatch, 1, 0, place, || {
+                        format!("{why}: the records were walked over instead, at byte {place}")
+                    });
                 }
                 directory
             }
@@ -92,7 +98,7 @@ fn whole(source: &Source, window: &mut Window<'_>, offset: u64) -> Result<Option
     if len > source.len().saturating_sub(offset) {
         return Ok(None);
     }
-    Ok(usize::try_from(len).ok().map(|len| window.at(offset, len).map(<[u8]>::to_vec)).transpose()?)
+    usize::try_from(len).ok().map(|len| window.at(offset, len).map(<[u8]>::to_vec)).transpose()
 }
 
 /// The directory by the index at the end; why not, where it is there and does not hold.
@@ -139,7 +145,14 @@ fn indexed(source: &Source) -> Result<Result<Directory, Option<String>>> {
             *directory.counts.entry((*connection).into()).or_default() += u64::from(*count);
         }
         directory.entries.push(Entry {
-            block: Block { start: info.offset, len, offset: info.offset, bytes: len, log_ns: Some((info.first_ns, info.last_ns)), chunk: true },
+            block: Block {
+                start: info.offset,
+                len,
+                offset: info.offset,
+                bytes: len,
+                log_ns: Some((info.first_ns, info.last_ns)),
+                chunk: true,
+            },
             connections: Some(info.counts.iter().map(|(connection, _)| *connection).collect()),
         });
     }
@@ -160,8 +173,6 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     let mut directory = Directory::default();
     let mut loose: Vec<Block> = Vec::new();
     let mut window = Window::new(source);
-    // Connections that have messages and have not been seen.
-    let mut wanted: BTreeSet<u32> = BTreeSet::new();
     let mut at = MAGIC.len() as u64;
     while at < source.len() {
         let found = record(&mut window, at)?;
@@ -192,12 +203,11 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
                 {
                     if record.op == op::CONNECTION {
                         directory.connections.extend(Connection::parse(&record, data).map(|connection| (connection.id, connection)));
-                    } else if let Some(((connection, count, times), entry)) = bag::index(&record, data).zip(directory.entries.last_mut()) {
-                        *directory.counts.entry(connection.into()).or_default() += count;
-                        entry.connections.get_or_insert_default().push(connection);
-                        let range = entry.block.log_ns.into_iter().chain(times);
-                        entry.block.log_ns = range.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-                        wanted.insert(connection);
+                    } else if let Some((index, entry)) = Index::parse(&record, data).zip(directory.entries.last_mut()) {
+                        *directory.counts.entry(index.connection.into()).or_default() += index.messages;
+                        entry.connections.get_or_insert_default().push(index.connection);
+                        let ranges = entry.block.log_ns.into_iter().chain(index.range_ns);
+                        entry.block.log_ns = ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
                     }
                 }
             }
@@ -213,28 +223,30 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     }
     // Connections stand in the chunk where they are first used.
     for entry in &mut directory.entries {
-        let unknown = entry.connections.as_ref().is_none_or(|has| has.iter().any(|id| wanted.contains(id) && !directory.connections.contains_key(id)));
+        let unknown = entry.connections.as_ref().is_none_or(|has| has.iter().any(|id| !directory.connections.contains_key(id)));
         if !unknown {
             continue;
         }
         let counted = entry.connections.is_some();
         let mut seen = BTreeSet::new();
         let block = entry.block;
-        open_chunk(source, &block, &mut Problems::default(), |record, data, _, _| match record.op {
-            op::CONNECTION => {
-                let connection = Connection::parse(&record, data);
-                directory.connections.extend(connection.map(|connection| (connection.id, connection)));
-            }
-            op::MESSAGE if !counted => {
-                let Some(connection) = record.header.u32("conn") else { return };
-                *directory.counts.entry(connection.into()).or_default() += 1;
-                seen.insert(connection);
-                if let Some(time) = record.header.time("time") {
-                    let (first, last) = entry.block.log_ns.unwrap_or((time, time));
-                    entry.block.log_ns = Some((first.min(time), last.max(time)));
+        open_chunk(source, &block, &mut Problems::default(), |record, data, _, _| {
+            match record.op {
+                op::CONNECTION => {
+                    let connection = Connection::parse(&record, data);
+                    directory.connections.extend(connection.map(|connection| (connection.id, connection)));
                 }
+                op::MESSAGE if !counted => {
+                    if let Some((connection, time)) = record.header.u32("conn").zip(record.header.time("time")) {
+                        *directory.counts.entry(connection.into()).or_default() += 1;
+                        seen.insert(connection);
+                        let (first, last) = entry.block.log_ns.unwrap_or((time, time));
+                        entry.block.log_ns = Some((first.min(time), last.max(time)));
+                    }
+                }
+                _ => {}
             }
-            _ => {}
+            true
         })?;
         if !counted {
             entry.connections = Some(seen.into_iter().collect());
@@ -245,9 +257,14 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     Ok(directory)
 }
 
-/// Gives the records of a chunk or a stretch, as far as they are there: record, data, file offset of the data and
-/// whether it stands there as it is.
-fn open_chunk(source: &Source, block: &Block, problems: &mut Problems, mut each: impl FnMut(Record<'_>, &[u8], u64, bool)) -> Result<()> {
+/// Gives the records of a chunk or a stretch, as far as they are there and wanted: record, data, file offset of the data
+/// and whether it stands there as it is.
+fn open_chunk(
+    source: &Source,
+    block: &Block,
+    problems: &mut Problems,
+    mut each: impl FnMut(Record<'_>, &[u8], u64, bool) -> bool,
+) -> Result<()> {
     with_buffers(|stored, records| {
         let bytes = stored.take(usize::try_from(block.len).unwrap_or(usize::MAX));
         source.read_exact_at(bytes, block.start)?;
@@ -286,7 +303,9 @@ fn open_chunk(source: &Source, block: &Block, problems: &mut Problems, mut each:
                 break;
             };
             let offset = if plain { from + (at + record.data_at) as u64 } else { from };
-            each(record, data, offset, plain);
+            if !each(record, data, offset, plain) {
+                break;
+            }
             at += record.data_at + data.len();
         }
         Ok(())
@@ -314,9 +333,8 @@ impl Container for Bag {
 
     fn visit(&self, block: &Block, topic: &Topic, _: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
         open_chunk(&self.source, block, problems, |record, data, offset, plain| {
-            if record.op == op::MESSAGE && record.header.u32("conn").is_some_and(|id| topic.ids.contains(&id.into())) {
-                each(Message { data, log_ns: record.header.time("time").unwrap_or(0), offset, plain });
-            }
+            let wanted = record.op == op::MESSAGE && record.header.u32("conn").is_some_and(|id| topic.ids.contains(&id.into()));
+            !wanted || each(Message { data, log_ns: record.header.time("time").unwrap_or(0), offset, plain })
         })
     }
 

@@ -1,5 +1,6 @@
-//! ROS 2 bags in SQLite: the tables `topics` and `messages`, read in the order of the rows' numbers.
+//! ROS 2 bags in `SQLite`: the tables `topics` and `messages`, read in the order of the rows' numbers.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{Block, Container, Each, LOOSE, Message, Topic, damaged, topics};
@@ -7,8 +8,11 @@ use crate::error::{Error, Result};
 use crate::format::codec::{self, Codec, LARGEST, ZSTD_MAGIC};
 use crate::format::ros::message::{Kind, Serial};
 use crate::format::ros::sqlite::{Database, Entry, Leaf, MAGIC, Pages, Row, Value};
-use crate::problem::{ProblemCode, Problems};
+use crate::problem::Problems;
 use crate::source::Source;
+
+/// Pages of messages up to which they are counted when a file is opened.
+const COUNTED: usize = 4 << 10;
 
 pub(crate) struct Db3 {
     source: Arc<Source>,
@@ -50,7 +54,8 @@ impl Db3 {
         let schema = database.schema()?;
         let table = |name: &str| schema.iter().find(|entry| entry.kind == "table" && entry.name == name);
         let no_bag = || {
-            let names: Vec<_> = schema.iter().filter(|entry| entry.kind == "table").take(24).map(|entry| format!("`{}`", entry.name)).collect();
+            let names: Vec<_> =
+                schema.iter().filter(|entry| entry.kind == "table").take(24).map(|entry| format!("`{}`", entry.name)).collect();
             Error::format("an SQLite database that is no ROS 2 bag")
                 .expecting("tables `topics` and `messages` with their columns")
                 .but_found(if names.is_empty() { "no tables".to_owned() } else { names.join(", ") })
@@ -66,8 +71,28 @@ impl Db3 {
         })();
         let found = topic_rows(&database, listed)?;
         let (Some(columns), Some(found)) = (columns, found) else { return Err(no_bag()) };
-        let topics = topics(found, None);
-        Ok(Self { source, database, schema, columns, topics, pages: OnceLock::new() })
+        let mut bag = Self { source, database, schema, columns, topics: Vec::new(), pages: OnceLock::new() };
+        let counts = bag.counts()?;
+        bag.topics = topics(found, counts.as_ref());
+        Ok(bag)
+    }
+
+    /// Messages of each topic, where counting them takes no longer than opening a file may.
+    fn counts(&self) -> Result<Option<BTreeMap<u64, u64>>> {
+        let leaves = &self.tree()?.leaves;
+        if leaves.len() > COUNTED {
+            return Ok(None);
+        }
+        let mut counts = BTreeMap::new();
+        for leaf in leaves {
+            self.database.rows(leaf.page, |row| {
+                if let Some(id) = row.get(self.columns.topic).and_then(Value::integer) {
+                    *counts.entry(id.cast_unsigned()).or_default() += 1;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Some(counts))
     }
 
     /// The leaf pages, with the times of their messages by the index over times.
@@ -78,10 +103,17 @@ impl Db3 {
         let (leaves, missing) = self.database.leaves(self.columns.root)?;
         let mut problems = Problems::default();
         for page in missing {
-            damaged(&mut problems, 0, self.database.offset(page), "a page of the table of messages that is not there or no such page");
+            damaged(
+                &mut problems,
+                0,
+                self.database.offset(page).min(self.source.len()),
+                "a page of the table of messages that is not there or no such page",
+            );
         }
         let index = self.schema.iter().find(|entry| {
-            entry.kind == "index" && entry.table == "messages" && entry.columns.first().is_some_and(|column| column.eq_ignore_ascii_case("timestamp"))
+            entry.kind == "index"
+                && entry.table == "messages"
+                && entry.columns.first().is_some_and(|column| column.eq_ignore_ascii_case("timestamp"))
         });
         let entries = index.map(|index| self.database.integers(index.root)).transpose()?.flatten();
         let times = entries.and_then(|entries| {
@@ -102,7 +134,8 @@ type TopicRow = (u64, String, String, Kind, Option<Serial>);
 
 /// The rows of the table of topics; `None` if it has other columns.
 fn topic_rows(database: &Database, table: &Entry) -> Result<Option<Vec<TopicRow>>> {
-    let Some((name, kind, format)) = table.column("name").zip(table.column("type")).zip(table.column("serialization_format")).map(|((a, b), c)| (a, b, c))
+    let Some((name, kind, format)) =
+        table.column("name").zip(table.column("type")).zip(table.column("serialization_format")).map(|((a, b), c)| (a, b, c))
     else {
         return Ok(None);
     };
@@ -147,7 +180,8 @@ impl Container for Db3 {
         let blocks = tree.leaves.chunks(together).enumerate().map(|(number, leaves)| {
             let start = number * together;
             let times = tree.times.as_ref().and_then(|times| times.get(start..start + leaves.len()));
-            let range = times.map(|times| times.iter().fold((i64::MAX, i64::MIN), |range, time| (range.0.min(time.0), range.1.max(time.1))));
+            let range =
+                times.map(|times| times.iter().fold((i64::MAX, i64::MIN), |range, time| (range.0.min(time.0), range.1.max(time.1))));
             Block {
                 start: start as u64,
                 len: leaves.len() as u64,
@@ -166,8 +200,12 @@ impl Container for Db3 {
         let mut pages = Pages::default();
         let (mut data, mut unpacked) = (Vec::new(), Vec::new());
         let Columns { topic: topic_at, time, data: data_at, .. } = self.columns;
+        let mut more = true;
         for leaf in tree.leaves.get(range).unwrap_or_default() {
             let whole = self.database.rows(leaf.page, |row: Row<'_>| {
+                if !more {
+                    return Ok(());
+                }
                 let id = row.get(topic_at).and_then(Value::integer);
                 if !id.is_some_and(|id| topic.ids.contains(&id.cast_unsigned())) {
                     return Ok(());
@@ -186,9 +224,12 @@ impl Container for Db3 {
                     let written = codec::decompress(Codec::Zstd, &data, unpacked.get_mut(..size).unwrap_or_default());
                     message.data = unpacked.get(..written).unwrap_or_default();
                 }
-                each(message);
+                more = each(message);
                 Ok(())
             })?;
+            if !more {
+                break;
+            }
             if !whole {
                 let offset = self.database.offset(leaf.page);
                 damaged(problems, 0, offset, "a page of messages that makes no sense");
@@ -198,17 +239,7 @@ impl Container for Db3 {
     }
 
     fn metadata(&self) -> Vec<(String, String)> {
-        vec![("container".to_owned(), "ROS 2 bag, SQLite".to_owned())]
+        let with_log = if self.database.has_log() { ", with its write-ahead log" } else { "" };
+        vec![("container".to_owned(), format!("ROS 2 bag, SQLite{with_log}"))]
     }
-}
-
-/// Bytes of a write-ahead log beside the file, which is not read.
-pub(crate) fn log_beside(source: &Source, problems: &mut Problems) {
-    let mut name = source.path().as_os_str().to_owned();
-    name.push("-wal");
-    let bytes = std::fs::metadata(name).map_or(0, |metadata| metadata.len());
-    let end = source.len();
-    problems.add(ProblemCode::Unreadable, u64::from(bytes > 0), 0, end, || {
-        format!("{bytes} bytes in a write-ahead log beside the file, which is not read: `PRAGMA wal_checkpoint` brings them in; the file ends at byte {end}")
-    });
 }

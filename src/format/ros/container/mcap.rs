@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, search, topics, unpack, with_buffers};
+use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, not_closed, search, topics, unpack, with_buffers};
 use crate::error::{Error, Result};
 use crate::format::codec::Codec;
 use crate::format::ros::mcap::{
@@ -116,7 +116,7 @@ fn summary(source: &Arc<Source>) -> Result<Result<Directory, Option<(String, u64
     source.read_exact_at(&mut tail, tail_at)?;
     let Some(footer) = Footer::from_tail(&tail).filter(|footer| footer.summary_start != 0) else { return Ok(Err(None)) };
     let start = footer.summary_start;
-    let fails = |why: &str| Ok(Err(Some((why.to_owned(), start))));
+    let fails = |why: &str| Ok(Err(Some((why.to_owned(), start.min(tail_at)))));
     if start > tail_at || tail_at - start > SUMMARY {
         return fails("the summary is said to be outside the file");
     }
@@ -207,7 +207,9 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
             let left = end - at;
             at = search(source, at + 1, PREFIX + Chunk::HEAD, |bytes, place| is_chunk(bytes, end.saturating_sub(place)))?.unwrap_or(end);
             if left < PREFIX as u64 {
-                directory.problems.add(ProblemCode::Truncated, 1, left, from, || format!("{left} bytes of an unfinished record at byte {from}"));
+                directory
+                    .problems
+                    .add(ProblemCode::Truncated, 1, left, from, || format!("{left} bytes of an unfinished record at byte {from}"));
             } else {
                 damaged(&mut directory.problems, at - from, from, &format!("{} bytes that are no record", at - from));
             }
@@ -256,6 +258,9 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
         }
         at += there;
     }
+    if !ends {
+        not_closed(&mut directory.problems, source.len());
+    }
     let mut entries = std::mem::take(&mut directory.entries);
     for entry in &mut entries {
         let unknown = entry.channels.as_ref().is_none_or(|has| has.iter().any(|id| !directory.channels.contains_key(id)));
@@ -263,9 +268,12 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
             continue;
         }
         let mut seen = Vec::new();
-        open_block(source, &entry.block, false, &mut Problems::default(), |opcode, content, _, _| match opcode {
-            op::MESSAGE => seen.extend(mcap::Message::parse(content).map(|message| message.channel)),
-            _ => keep(&mut directory, opcode, content),
+        open_block(source, &entry.block, false, &mut Problems::default(), |opcode, content, _, _| {
+            match opcode {
+                op::MESSAGE => seen.extend(mcap::Message::parse(content).map(|message| message.channel)),
+                _ => keep(&mut directory, opcode, content),
+            }
+            true
         })?;
         if entry.channels.is_none() {
             for channel in &seen {
@@ -283,9 +291,15 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     Ok(directory)
 }
 
-/// Gives the records of a chunk or a stretch, as far as they are there: opcode, content, file offset of the content
-/// and whether it stands there as it is.
-fn open_block(source: &Source, block: &Block, check: bool, problems: &mut Problems, mut each: impl FnMut(u8, &[u8], u64, bool)) -> Result<()> {
+/// Gives the records of a chunk or a stretch, as far as they are there and wanted: opcode, content, file offset of the
+/// content and whether it stands there as it is.
+fn open_block(
+    source: &Source,
+    block: &Block,
+    check: bool,
+    problems: &mut Problems,
+    mut each: impl FnMut(u8, &[u8], u64, bool) -> bool,
+) -> Result<()> {
     with_buffers(|stored, records| {
         let bytes = stored.take(usize::try_from(block.len).unwrap_or(usize::MAX));
         source.read_exact_at(bytes, block.start)?;
@@ -303,7 +317,12 @@ fn open_block(source: &Source, block: &Block, check: bool, problems: &mut Proble
                 return Ok(());
             };
             let Some(codec) = Codec::from_name(&chunk.compression) else {
-                damaged(problems, block.len, block.start, &format!("a chunk of unknown compression `{}`", chunk.compression.escape_debug()));
+                damaged(
+                    problems,
+                    block.len,
+                    block.start,
+                    &format!("a chunk of unknown compression `{}`", chunk.compression.escape_debug()),
+                );
                 return Ok(());
             };
             cut = !whole;
@@ -312,7 +331,12 @@ fn open_block(source: &Source, block: &Block, check: bool, problems: &mut Proble
             let content = unpack(codec, chunk.records, chunk.size, records);
             if whole && (content.len() as u64) < chunk.size {
                 let lost = chunk.size - content.len() as u64;
-                damaged(problems, block.len, block.start, &format!("a chunk whose last {lost} of {} bytes cannot be decompressed", chunk.size));
+                damaged(
+                    problems,
+                    block.len,
+                    block.start,
+                    &format!("a chunk whose last {lost} of {} bytes cannot be decompressed", chunk.size),
+                );
             } else if whole && check && chunk.crc != 0 && crc32(content) != chunk.crc {
                 damaged(problems, block.len, block.start, "a chunk whose checksum is wrong");
                 return Ok(());
@@ -324,7 +348,9 @@ fn open_block(source: &Source, block: &Block, check: bool, problems: &mut Proble
         let mut found = Records::new(content);
         for record in &mut found {
             let place = record.at + PREFIX;
-            each(record.opcode, record.content, if plain { from + place as u64 } else { from }, plain);
+            if !each(record.opcode, record.content, if plain { from + place as u64 } else { from }, plain) {
+                return Ok(());
+            }
         }
         let rest = content.len() - found.consumed();
         if rest > 0 && !cut {
@@ -360,13 +386,12 @@ impl Container for Mcap {
 
     fn visit(&self, block: &Block, topic: &Topic, check: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
         open_block(&self.source, block, check, problems, |opcode, content, offset, plain| {
-            if opcode == op::MESSAGE
-                && let Some(message) = mcap::Message::parse(content)
-                && topic.ids.contains(&message.channel.into())
-            {
+            let message =
+                mcap::Message::parse(content).filter(|message| opcode == op::MESSAGE && topic.ids.contains(&message.channel.into()));
+            message.is_none_or(|message| {
                 let offset = if plain { offset + mcap::Message::HEAD as u64 } else { offset };
-                each(Message { data: message.data, log_ns: message.log_ns, offset, plain });
-            }
+                each(Message { data: message.data, log_ns: message.log_ns, offset, plain })
+            })
         })
     }
 
