@@ -63,9 +63,38 @@ def messages(words: Words, *, ros1: bool) -> Iterator[tuple[int, bytes]]:
         stamp = 1_700_000_000_000_000_000 + number * words.step_ns
         seconds, nanoseconds = divmod(stamp, 10**9)
         if ros1:
-            head = struct.pack("<IIII6sIIQQI4sBI", number, seconds, nanoseconds, 6, b"camera", height, width, number, 0, 4, b"evt3", 0, len(part))
+            head = struct.pack(
+                "<IIII6sIIQQI4sBI",
+                number,
+                seconds,
+                nanoseconds,
+                6,
+                b"camera",
+                height,
+                width,
+                number,
+                0,
+                4,
+                b"evt3",
+                0,
+                len(part),
+            )
         else:
-            head = struct.pack("<4xiII7sxIIxxxxQQI5sBxxI", seconds, nanoseconds, 7, b"camera", height, width, number, 0, 5, b"evt3", 0, len(part))
+            head = struct.pack(
+                "<4xiII7sxIIxxxxQQI5sBxxI",
+                seconds,
+                nanoseconds,
+                7,
+                b"camera",
+                height,
+                width,
+                number,
+                0,
+                5,
+                b"evt3",
+                0,
+                len(part),
+            )
             head = b"\0\1\0\0" + head[4:]
         yield stamp, head + part
 

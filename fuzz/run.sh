@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")"
 
-targets="header read split index"
+targets="header read ros split index"
 seconds=${FUZZ_SECONDS:-60}
-each=$((seconds / 4))
+each=$((seconds / 5))
 [ "$each" -gt 0 ] || each=1
 
 if ! command -v cargo-fuzz >/dev/null 2>&1; then

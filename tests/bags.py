@@ -6,7 +6,6 @@ import io
 import sqlite3
 import struct
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 GEOMETRY = (640, 480)
 ARRAY = "std_msgs/Header header\nuint32 height\nuint32 width\nEvent[] events\n"
@@ -42,7 +42,7 @@ ROW = tuple[int, int, int, int]
 """x, y, nanoseconds, polarity 0 or 1."""
 
 
-def _store(name: Stores, flavour: str) -> Any:  # noqa: ANN401
+def _store(name: Stores, flavour: str) -> Any:
     store = get_typestore(name)
     types: dict[str, Any] = {}
     for type_name, definition in TYPES.items():
@@ -74,7 +74,7 @@ class Message:
     def log_ns(self) -> int:
         return max(self.stamp_ns + 1_000_000, 0)
 
-    def built(self, store: Any) -> Any:  # noqa: ANN401
+    def built(self, store: Any) -> Any:
         seconds, nanoseconds = divmod(self.stamp_ns, 10**9)
         time = store.types["builtin_interfaces/msg/Time"]
         seq = {"seq": self.seq % 2**32} if store is ROS1 else {}
@@ -85,7 +85,10 @@ class Message:
         made = store.types[self.type_name]
         if not self.encoding:
             event = store.types[self.type_name.replace("EventArray", "Event")]
-            events = [event(x=x, y=y, ts=time(sec=t // 10**9, nanosec=t % 10**9), polarity=bool(p)) for x, y, t, p in self.rows]
+            events = [
+                event(x=x, y=y, ts=time(sec=t // 10**9, nanosec=t % 10**9), polarity=bool(p))
+                for x, y, t, p in self.rows
+            ]
             return made(header=head, height=height, width=width, events=events)
         return made(
             header=head,
@@ -159,7 +162,11 @@ def libcaer_cmp(rows: Sequence[ROW], base_ns: int, *, narrow: bool = False) -> b
     return struct.pack(f"<{len(out)}H", *out)
 
 
-ENCODERS: dict[str, Callable[[Sequence[ROW], int], bytes]] = {"mono": mono, "libcaer": libcaer, "libcaer_cmp": libcaer_cmp}
+ENCODERS: dict[str, Callable[[Sequence[ROW], int], bytes]] = {
+    "mono": mono,
+    "libcaer": libcaer,
+    "libcaer_cmp": libcaer_cmp,
+}
 
 WORD = {"mono": 8, "trigger": 8, "libcaer": 4, "libcaer_cmp": 2, "evt3": 2}
 """Bytes of a word."""
@@ -185,7 +192,9 @@ def packets(
     return messages
 
 
-def words(payload: bytes, sizes: Sequence[int], *, first_seq: int = 0, start_ns: int = 10**18, **more: Any) -> list[Message]:  # noqa: ANN401
+def words(
+    payload: bytes, sizes: Sequence[int], *, first_seq: int = 0, start_ns: int = 10**18, **more: Any
+) -> list[Message]:
     """EVT3 words in messages of these numbers of words, the last ones in one more."""
     messages, at = [], 0
     for number, size in enumerate([*sizes, len(payload)]):
@@ -263,8 +272,9 @@ def write_mcap(
         key = (message.topic, message.type_name)
         if key not in channels:
             store = ROS1 if ros1 else ROS2
-            known = message.type_name in store.fielddefs
-            definition, _ = store.generate_msgdef(message.type_name, ros_version=1 if ros1 else 2) if known else ("", "")
+            definition = ""
+            if message.type_name in store.fielddefs:
+                definition, _ = store.generate_msgdef(message.type_name, ros_version=1 if ros1 else 2)
             name = message.type_name.replace("/msg/", "/") if ros1 else message.type_name
             schema = writer.register_schema(name, "ros1msg" if ros1 else "ros2msg", definition.encode())
             channels[key] = writer.register_channel(message.topic, "ros1" if ros1 else "cdr", schema)

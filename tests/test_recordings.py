@@ -13,7 +13,9 @@ from conftest import shared_folder
 import evlib
 
 COLUMNS = {"t": "timestamp", "x": "x", "y": "y", "p": "polarity"}
-FORMATS = {"evt2", "evt21", "evt3", "evt4", "dat"}
+FORMATS = {"evt2", "evt21", "evt3", "evt4", "dat", "rosbag1", "rosbag2-sqlite", "mcap"}
+NAMES_HERE = {"rosbag1": "bag", "rosbag2-sqlite": "db3"}
+"""Formats that have another name in the manifest."""
 
 
 def names() -> list:
@@ -67,9 +69,9 @@ def digest_of(frame: pl.DataFrame) -> str:
     return digest(arrays(frame.rechunk()))
 
 
-def test_every_prophesee_recording_is_here(manifest):
-    assert len(NAMES) >= 5
-    assert {manifest[name]["format"] for name in NAMES} == {"evt2", "evt21", "evt3", "dat"}
+def test_every_recording_of_these_formats_is_here(manifest):
+    assert len(NAMES) >= 9
+    assert {manifest[name]["format"] for name in NAMES} == FORMATS - {"evt4"}
 
 
 def test_file_is_the_one_of_the_manifest(path, entry):
@@ -96,7 +98,7 @@ def test_eager(path, entry, expected):
 
 def test_open(path, entry, expected):
     recording = evlib.open(path, on_problem="raise")
-    assert recording.format == entry["format"]
+    assert recording.format == NAMES_HERE.get(entry["format"], entry["format"])
     assert recording.confidence == "certain"
     assert recording.event_count == entry["events"]
     if entry["width"] is not None:
@@ -105,6 +107,13 @@ def test_open(path, entry, expected):
     microseconds = [time // np.timedelta64(1, "us").item() for time in (first, last)]
     assert microseconds == [expected["t"].min(), expected["t"].max()]
     assert recording.problems.is_empty()
+
+
+def test_triggers_of_the_bag(shared):
+    triggers = evlib.open(shared / "recordings" / "ecpy_test_events_1.bag").triggers.collect()
+    assert triggers.height == 4157
+    assert triggers["id"].unique().to_list() == [6]
+    assert triggers["timestamp"].is_sorted()
 
 
 @pytest.mark.parametrize("threads", range(1, 9))
@@ -146,6 +155,10 @@ def test_evt2_and_evt3_written_and_read(path, entry, expected, tmp_path):
     geometry = recording.geometry or (2048, 2048)
     for name in ("evt2", "evt3"):
         copy = tmp_path / f"copy-{name}.raw"
+        if expected["t"][-1] >= {"evt2": 2**55, "evt3": 2**46}[name]:
+            with pytest.raises(ValueError, match="a time before"):
+                evlib.write_events(recording, copy, format=name, geometry=geometry)
+            continue
         if not sorted_by_time:
             with pytest.raises(ValueError, match="times in order"):
                 evlib.write_events(recording, copy, format=name, geometry=geometry)

@@ -81,7 +81,8 @@ def open(
     path
         The file; for NPY also a folder of files with a column each, for ROS 2 the folder of a bag.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `bag`, `db3` or `mcap`, for a file whose content
+        does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads

@@ -106,7 +106,8 @@ impl Taking {
         let mut found = Problems::default();
         container.visit(block, &self.topic, check, problems, &mut |message| {
             let damage = |found: &mut Problems, what: &str| {
-                let (len, offset) = (message.data.len() as u64, message.offset);
+                // What is compressed takes other bytes in the file.
+                let (len, offset) = (if message.plain { message.data.len() as u64 } else { 0 }, message.offset);
                 found.add(ProblemCode::DamagedPacket, 1, len, offset, || format!("{what} at byte {offset}"));
             };
             let Some(head) = Head::parse(self.kind, self.serial, message.data) else {

@@ -298,7 +298,12 @@ fn open_chunk(
                 let place = if plain { from + at as u64 } else { from };
                 // The end of a file that was cut off is told where its records are listed.
                 if block.start + block.len < source.len() || !plain {
-                    damaged(problems, rest.len() as u64, place, "a record that is not there as a whole, in a chunk");
+                    damaged(
+                        problems,
+                        if plain { rest.len() as u64 } else { 0 },
+                        place,
+                        "a record that is not there as a whole, in a chunk",
+                    );
                 }
                 break;
             };

@@ -213,7 +213,7 @@ impl Container for Db3 {
                 let log_ns = row.get(time).and_then(Value::integer).unwrap_or(0);
                 data.clear();
                 if !self.database.blob(&row, data_at, &mut pages, &mut data)? {
-                    damaged(problems, data.len() as u64, row.offset, "a message whose pages are not all there");
+                    damaged(problems, 0, row.offset, "a message whose pages are not all there");
                 }
                 let mut message = Message { data: &data, log_ns, offset: row.offset, plain: false };
                 if data.starts_with(&ZSTD_MAGIC) {
@@ -231,7 +231,7 @@ impl Container for Db3 {
                 break;
             }
             if !whole {
-                let offset = self.database.offset(leaf.page);
+                let offset = self.database.offset(leaf.page).min(self.source.len());
                 damaged(problems, 0, offset, "a page of messages that makes no sense");
             }
         }

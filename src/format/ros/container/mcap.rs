@@ -355,7 +355,7 @@ fn open_block(
         let rest = content.len() - found.consumed();
         if rest > 0 && !cut {
             let place = if plain { from + found.consumed() as u64 } else { from };
-            damaged(problems, rest as u64, place, "a record that is not there as a whole, in a chunk");
+            damaged(problems, if plain { rest as u64 } else { 0 }, place, "a record that is not there as a whole, in a chunk");
         }
         Ok(())
     })
