@@ -15,8 +15,9 @@ pub(crate) mod mcap;
 
 /// Bytes of messages that stand outside chunks that are read together.
 pub(super) const LOOSE: u64 = 512 << 10;
-/// Bytes read at a time where records are only stepped over.
-const STEP: usize = 4 << 10;
+/// Fewest and most bytes read at a time where records are only stepped over.
+const STEP: usize = 256;
+const LONGEST_STEP: usize = 64 << 10;
 /// Bytes of a buffer that a thread keeps.
 const KEEP: usize = 16 << 20;
 
@@ -92,8 +93,8 @@ pub(crate) trait Container: Send + Sync {
     /// How its chunks or messages are compressed, in words.
     fn compression(&self) -> String;
 
-    /// Whether reading a block costs much more than its bytes.
-    fn is_compressed(&self) -> bool;
+    /// Whether decompressing a block takes longer than finding memory to keep it in.
+    fn is_dear(&self) -> bool;
 
     /// The blocks that may have messages of a topic, in file order; what is damaged between them.
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)>;
@@ -157,11 +158,13 @@ pub(super) struct Window<'a> {
     buffer: Buffer,
     start: u64,
     len: usize,
+    /// Bytes to read next: more where records are short and follow each other, few where data lies between them.
+    step: usize,
 }
 
 impl<'a> Window<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
-        Self { source, buffer: Buffer::default(), start: 0, len: 0 }
+        Self { source, buffer: Buffer::default(), start: 0, len: 0, step: STEP }
     }
 
     /// Up to `len` bytes from `offset` on, fewer only at the end of the file.
@@ -170,14 +173,26 @@ impl<'a> Window<'a> {
         let len = len.min(there);
         let inside = offset >= self.start && offset + len as u64 <= self.start + self.len as u64;
         if !inside {
+            let near = offset >= self.start && offset - self.start <= 2 * self.len as u64;
+            self.step = if near { (2 * self.step).min(LONGEST_STEP) } else { STEP };
             self.len = 0;
-            let read = len.max(STEP).min(there);
+            let read = len.max(self.step).min(there);
             self.source.read_exact_at(self.buffer.take(read), offset)?;
             (self.start, self.len) = (offset, read);
         }
         let from = (offset - self.start) as usize;
         Ok(self.buffer.take(self.len).get(from..from + len).unwrap_or_default())
     }
+}
+
+/// Whether blocks that are in order lie behind each other.
+pub(super) fn are_apart<'a>(blocks: impl Iterator<Item = &'a Block>) -> bool {
+    let mut end = 0;
+    blocks.into_iter().all(|block| {
+        let apart = block.start >= end;
+        end = block.start.saturating_add(block.len);
+        apart
+    })
 }
 
 /// Appends a message that stands on its own to the block before, if that is one of such messages and not yet long.

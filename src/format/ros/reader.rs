@@ -114,7 +114,7 @@ impl TopicReader {
         let mut kept: Vec<Option<Arc<Loaded>>> = Vec::new();
         if self.index.get().is_none() {
             // What was dear to decompress is not thrown away between counting and decoding.
-            let mut room = if self.container.is_compressed() { KEPT } else { 0 };
+            let mut room = if self.container.is_dear() { KEPT } else { 0 };
             let index = self.pass(pool, |planned| {
                 let size = planned.loaded.bytes.len();
                 let fits = size <= room;

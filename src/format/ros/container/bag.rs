@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, not_closed, search, topics, unpack, with_buffers};
+use super::{
+    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, with_buffers,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::Codec;
 use crate::format::ros::bag::{ANY_MAGIC, ChunkInfo, Connection, Index, LONGEST_HEADER, MAGIC, Record, op};
@@ -155,6 +157,9 @@ fn indexed(source: &Source) -> Result<Result<Directory, Option<String>>> {
             },
             connections: Some(info.counts.iter().map(|(connection, _)| *connection).collect()),
         });
+    }
+    if !are_apart(directory.entries.iter().map(|entry| &entry.block)) {
+        return Ok(Err(Some("the index names a chunk twice".to_owned())));
     }
     Ok(Ok(directory))
 }
@@ -326,8 +331,8 @@ impl Container for Bag {
         self.codec().name().to_owned()
     }
 
-    fn is_compressed(&self) -> bool {
-        self.codec() != Codec::None
+    fn is_dear(&self) -> bool {
+        self.codec() == Codec::Bz2
     }
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {

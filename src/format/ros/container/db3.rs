@@ -168,7 +168,7 @@ impl Container for Db3 {
         "none, or zstd message by message".to_owned()
     }
 
-    fn is_compressed(&self) -> bool {
+    fn is_dear(&self) -> bool {
         false
     }
 

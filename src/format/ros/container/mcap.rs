@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::{Block, Container, Each, Message, Topic, Window, add_loose, damaged, not_closed, search, topics, unpack, with_buffers};
+use super::{
+    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, with_buffers,
+};
 use crate::error::{Error, Result};
 use crate::format::codec::Codec;
 use crate::format::ros::mcap::{
@@ -158,6 +160,9 @@ fn summary(source: &Arc<Source>) -> Result<Result<Directory, Option<(String, u64
         return fails("the summary does not list all chunks and channels");
     }
     directory.entries.sort_by_key(|entry| entry.block.start);
+    if !are_apart(directory.entries.iter().map(|entry| &entry.block)) {
+        return fails("the summary names a chunk twice");
+    }
     directory.counts = Some(statistics.channels.into_iter().map(|(id, count)| (id.into(), count)).collect());
     // Statistics may leave out the channels.
     if statistics.messages > 0 && directory.counts.as_ref().is_some_and(BTreeMap::is_empty) {
@@ -373,8 +378,8 @@ impl Container for Mcap {
         }
     }
 
-    fn is_compressed(&self) -> bool {
-        self.directory.compression.as_deref().is_some_and(|name| !name.is_empty())
+    fn is_dear(&self) -> bool {
+        self.directory.compression.as_deref() == Some("zstd")
     }
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {
