@@ -11,11 +11,19 @@ use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) mod compressed;
+
+use compressed::{Compression, Content, Damage};
+
 /// An open file with its length at the time of opening, or several that are read as one after the other.
+///
+/// Of a compressed file it has the content: lengths and positions are the content's.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
     path: PathBuf,
+    /// How the file is compressed, and where it is damaged.
+    compression: Option<(Compression, Option<Damage>)>,
     /// Bytes of all files.
     len: u64,
     modified: Option<SystemTime>,
@@ -41,7 +49,37 @@ impl Source {
         }
         let file = File::open(path).map_err(|error| Error::io(error, path))?;
         let metadata = file.metadata().map_err(|error| Error::io(error, path))?;
-        Ok(Self { file, path: path.to_path_buf(), len: metadata.len(), modified: metadata.modified().ok(), more: Vec::new() })
+        let (len, modified) = (metadata.len(), metadata.modified().ok());
+        let source = Self { file, path: path.to_path_buf(), compression: None, len, modified, more: Vec::new() };
+        match Compression::of(&source.head(4)?) {
+            Some(compression) => source.decompressed(compression),
+            None => Ok(source),
+        }
+    }
+
+    /// The content of a file that starts like a compressed one; the file itself if it is none after all.
+    fn decompressed(self, compression: Compression) -> Result<Self> {
+        let file = File::open(&self.path).map_err(|error| Error::io(error, &self.path))?;
+        let Content { file, len, damage } = compressed::decompress(file, &self.path, compression)?;
+        if len == 0
+            && let Some(damage) = damage
+        {
+            if compression.original(&self.path) == self.path {
+                return Ok(self);
+            }
+            return Err(Error::format(damage.what).with_path(&self.path));
+        }
+        Ok(Self { file, len, compression: Some((compression, damage)), ..self })
+    }
+
+    /// The path without what compression added to it: its extension is that of the content.
+    pub(crate) fn name(&self) -> PathBuf {
+        self.compression.as_ref().map_or_else(|| self.path.clone(), |(compression, _)| compression.original(&self.path))
+    }
+
+    /// How the file is compressed, and where it is damaged.
+    pub(crate) fn compression(&self) -> Option<&(Compression, Option<Damage>)> {
+        self.compression.as_ref()
     }
 
     /// Reads several files as one; also gives the positions at which they start.
@@ -104,6 +142,24 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::io(error, &self.path).at(offset)),
             }
+        }
+        Ok(())
+    }
+
+    /// Copies a range of bytes behind what has been written to `to`, within the system where it can.
+    pub(crate) fn copy(&self, range: std::ops::Range<u64>, to: &mut File) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let (file, place, left) = self.place(at);
+            let len = left.min(range.end - at);
+            // A handle of its own: the position of this one may be in use.
+            let mut file = file.try_clone()?;
+            io::Seek::seek(&mut file, io::SeekFrom::Start(place))?;
+            let copied = io::copy(&mut io::Read::take(file, len), to)?;
+            if copied < len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += len;
         }
         Ok(())
     }

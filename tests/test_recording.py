@@ -759,9 +759,7 @@ def test_triggers_are_merged_by_time(name):
         def check(drawn, triggers, length):
             frame, geometry = drawn
             parts = iter([frame[at : at + length] for at in range(0, frame.height, length)])
-            written = evlib.write_events(
-                parts, path, format=name, geometry=geometry, triggers=triggers, overwrite=True
-            )
+            written = evlib.write_events(parts, path, format=name, geometry=geometry, triggers=triggers, overwrite=True)
             assert written == frame.height
             opened = evlib.open(path, on_problem="raise")
             assert_frame_equal(opened.read(), frame)

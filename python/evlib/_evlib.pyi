@@ -3,7 +3,7 @@
 Every call that reads or decodes releases the GIL. Errors are those of `evlib.exceptions`. Times are microseconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, final, type_check_only
@@ -15,6 +15,7 @@ from evlib._scan import Selection
 __all__ = [
     "Batch",
     "Batches",
+    "Rebatched",
     "Recording",
     "SideStream",
     "Writer",
@@ -22,6 +23,7 @@ __all__ = [
     "identify",
     "open",
     "read_array",
+    "rebatch",
 ]
 
 __version__: str
@@ -61,6 +63,16 @@ class Batches:
 
     def __next__(self) -> Batch:
         """Decode the next batch."""
+
+@final
+class Rebatched:
+    """Iterator over the events of another iterator, in batches of other sizes; made by `rebatch`."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Take as many as the next batch needs."""
 
 @final
 class Recording:
@@ -109,6 +121,9 @@ class Recording:
 
         Each is code, severity, count, unit of the count, bytes, offset of the first byte, and a few examples.
         """
+
+    def cut(self, path: _Path, time_range: tuple[int | None, int | None], overwrite: bool) -> None:
+        """Copy the part with the events of a time range to a new file, word for word."""
 
     def save_index(self) -> Path:
         """Save the segment index beside the recording and return its path."""
@@ -199,6 +214,9 @@ def open(
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""
+
+def rebatch(parts: Iterator[_ArrowStream], rows: int | None = None, duration_us: int | None = None) -> Rebatched:
+    """Cut events with exactly the columns of `evlib._scan.SCHEMA` into batches of `rows` rows or `duration_us`."""
 
 def read_array(path: _Path, dataset: str) -> tuple[bytes, list[int], str]:
     """Read the numbers of a small HDF5 data set: bytes in C order, shape, type as NumPy names it."""

@@ -5,19 +5,23 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
-use crate::reader::Reader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::problem::{ProblemCode, Problems};
+use crate::reader::{Noted, Reader};
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
+use crate::source::compressed::Damage;
 
 pub(crate) mod aedat;
 pub(crate) mod array;
+pub(crate) mod arrow;
 pub(crate) mod atis_bin;
 pub(crate) mod event_stream;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
+pub(crate) mod parquet;
 pub(crate) mod prophesee;
 #[cfg(test)]
 mod testing;
@@ -60,11 +64,15 @@ pub enum Format {
     AtisBin,
     /// Text and CSV, an event a line.
     Text,
+    /// Arrow IPC (Feather) of the columns of this library.
+    Arrow,
+    /// Parquet of the columns of this library: written by this crate; read by Polars, as the Python package does.
+    Parquet,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Evt2,
         Self::Evt21,
         Self::Evt3,
@@ -80,6 +88,8 @@ impl Format {
         Self::EventStream,
         Self::AtisBin,
         Self::Text,
+        Self::Arrow,
+        Self::Parquet,
     ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
@@ -101,6 +111,8 @@ impl Format {
             Self::EventStream => "es",
             Self::AtisBin => "atis-bin",
             Self::Text => "text",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -126,6 +138,7 @@ impl FromStr for Format {
             "aedat30" | "aedat31" => "aedat3",
             "aedat40" => "aedat4",
             "csv" | "txt" => "text",
+            "feather" | "ipc" => "arrow",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -191,6 +204,8 @@ enum Family {
     EventStream,
     AtisBin,
     Text,
+    Arrow,
+    Parquet,
 }
 
 impl Family {
@@ -204,10 +219,14 @@ impl Family {
             Some(Format::EventStream) => Self::EventStream,
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
+            Some(Format::Arrow) => Self::Arrow,
+            Some(Format::Parquet) => Self::Parquet,
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             None if numpy::is_npy(head) => Self::Npy,
             None if numpy::is_zip(head) => Self::Npz,
             None if hdf5::has_signature(head) => Self::Hdf5,
+            None if head.starts_with(arrow::MAGIC) => Self::Arrow,
+            None if head.starts_with(parquet::MAGIC) => Self::Parquet,
             None if aedat::names(head, source) => Self::Aedat,
             None if event_stream::names(head) => Self::EventStream,
             None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
@@ -219,6 +238,21 @@ impl Family {
 
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+    let Some((compression, damage)) = source.compression().cloned() else { return open_plain(source, options) };
+    let mut opened = open_plain(source, options)?;
+    let name = compression.name();
+    opened.identity.reasons.push(format!("the content of a {name} stream, decompressed into a temporary file"));
+    opened.metadata.push(("compression".to_owned(), name.to_owned()));
+    if let Some(Damage { content, lost, what }) = damage {
+        let mut notes = Problems::default();
+        notes.add(ProblemCode::Truncated, 1, lost, content, || what);
+        opened.reader = Arc::new(Noted { reader: opened.reader, notes });
+    }
+    Ok(opened)
+}
+
+/// Identifies and opens a file that is not compressed as a whole, or its content.
+fn open_plain(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
     match Family::of(&head, &source, options) {
         Family::Prophesee => prophesee::open(source, &head, options),
@@ -229,6 +263,11 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::EventStream => event_stream::open(source, &head, options),
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
+        Family::Arrow => arrow::open(source, &head, options),
+        Family::Parquet => Err(Error::new(ErrorKind::Unsupported, "Parquet is not read by the crate")
+            .expecting("another format")
+            .but_found("a Parquet file")
+            .hint("the Python package reads it; in Rust, Polars does with `scan_parquet`")),
     }
 }
 

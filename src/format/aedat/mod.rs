@@ -9,7 +9,7 @@ use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::Geometry;
 use crate::source::Source;
 
-mod codec;
+pub(crate) mod codec;
 mod flatbuffer;
 mod header;
 mod packets;
@@ -31,7 +31,8 @@ pub(crate) fn names(head: &[u8], source: &Source) -> bool {
     if head.starts_with(header::MAGIC) {
         return true;
     }
-    let extension = source.path().extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let name = source.name();
+    let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     extension.eq_ignore_ascii_case("aedat") && (head.first() == Some(&b'#') || looks_like_version_1(head))
 }
 
