@@ -401,8 +401,15 @@ def test_completion_of_bash(words, expected):
 @pytest.mark.parametrize(
     "target",
     [
-        *("a.h5", "a.hdf5", "b.raw", "a.npy", "a.npz", "a.es", "a.txt", "a.csv"),
-        *("--to evt2 a.bin", "--to text a.events", "--compression gzip a.h5"),
+        *("a.h5", "a.hdf5", "b.raw", "a.npy", "a.npz", "a.es", "a.txt", "a.csv", "a.dat", "a.aedat4", "a.parquet"),
+        *(
+            "--to evt2 a.bin",
+            "--to evt21 a.raw",
+            "--to evt4 a.raw",
+            "--compression zstd a.parquet",
+            "--to text a.events",
+            "--compression gzip a.h5",
+        ),
     ],
 )
 def test_convert(target, clean, events, tmp_path):
@@ -442,7 +449,10 @@ def test_convert_keeps_triggers_where_it_can(tmp_path):
     kept = evlib_cli("convert", path, tmp_path / "b.hdf5")
     assert kept.stdout.endswith("1 events, 2 triggers\n")
     assert evlib.open(tmp_path / "b.hdf5").triggers.collect().equals(evlib.open(path).triggers.collect())
-    lost = evlib_cli("convert", path, tmp_path / "b.raw")
+    raw = evlib_cli("convert", path, tmp_path / "b.raw")
+    assert (raw.stderr, raw.stdout.endswith("1 events, 2 triggers\n")) == ("", True)
+    assert evlib.open(tmp_path / "b.raw").triggers.collect().equals(evlib.open(path).triggers.collect())
+    lost = evlib_cli("convert", path, tmp_path / "b.dat")
     assert lost.returncode == 0
     assert "2 triggers are left out" in lost.stderr
 

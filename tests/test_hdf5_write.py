@@ -301,7 +301,7 @@ def test_arguments(tmp_path):
         ("a.raw", {"layout": "dsec"}, "layout"),
         ("a.bin", {}, "hdf5"),
         ("a.h5", {"triggers": {"id": [0], "polarity": [1], "timestamp": [5]}}, "prophesee"),
-        ("a.raw", {"triggers": {"id": [0], "polarity": [1], "timestamp": [5]}}, "prophesee"),
+        ("a.dat", {"triggers": {"id": [0], "polarity": [1], "timestamp": [5]}}, "prophesee"),
         ("a.hdf5", {"triggers": {"id": [0], "timestamp": [5]}}, "triggers need the columns id, polarity and timestamp"),
         ("a.hdf5", {"triggers": {"id": [300], "polarity": [1], "timestamp": [5]}}, "triggers out of the range"),
         (

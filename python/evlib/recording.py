@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 OnProblem = Literal["record", "raise"]
 
+_DAT_PERIOD_US = 2**32
+"""Time after which the clock of DAT wraps."""
+
 PROBLEM_SCHEMA: dict[str, pl.DataType] = {
     "code": pl.String(),
     "severity": pl.String(),
@@ -309,7 +312,17 @@ class Recording:
         FileExistsError
             The file is there and `overwrite` is false.
         """
-        self._opened.cut(_arguments.path(path), _arguments.time_range(time_range), overwrite)
+        start, end = _arguments.time_range(time_range)
+        if self.format == "dat":
+            # Where times have wrapped, the records do not say so themselves.
+            selection = Selection(["timestamp"], time_range=(start, end), limit=1)
+            first = pl.DataFrame(self._opened.read(selection)).cast(pl.Int64)
+            if first.height and first.item() >= _DAT_PERIOD_US:
+                raise ArgumentError(
+                    "the part cannot be copied: expected times below 2^32 us, which the format has, "
+                    f"found {first.item()} us in `{self._path}`"
+                )
+        self._opened.cut(_arguments.path(path), (start, end), overwrite)
 
     def save_index(self) -> Path:
         """Save the segment index beside the recording and return its path.

@@ -21,8 +21,6 @@ _BY_EXTENSION = {
     ".dat": "dat",
     ".aedat4": "aedat4",
     ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
     ".npy": "npy",
@@ -127,19 +125,18 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order (`parquet`, `arrow`, `text` and `atis-bin`: in any order): a DataFrame, a LazyFrame,
+        Events in time order (`parquet`, `text` and `atis-bin`: in any order): a DataFrame, a LazyFrame,
         a Recording or an iterator of DataFrames (these three written batch by batch), an Arrow table, or a dict of
         arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1, or bool).
     path
         The new file.
     format
-        `evt3`, `evt2`, `evt21` (little-endian words), `evt4`, `dat` (version 2), `aedat4`, `hdf5`, `parquet`, `arrow`,
-        `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands for: `.raw` is `evt3`, `.h5` and
-        `.hdf5` are `hdf5`, `.feather` is `arrow`, `.dat`, `.aedat4`, `.parquet`, `.arrow`, `.npy`, `.npz` and `.es`
-        what they say, `.txt` and `.csv` are `text`. `parquet` and `arrow` have the columns as they are, and the
-        geometry. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
-        `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
-        microseconds. None of these three nor `atis-bin` hold the geometry.
+        `evt3`, `evt2`, `evt21` (little-endian words), `evt4`, `dat` (version 2), `aedat4`, `hdf5`, `parquet`, `npy`,
+        `npz`, `es`, `atis-bin` or `text`; by default what the extension stands for: `.raw` is `evt3`, `.h5` and `.hdf5`
+        are `hdf5`, `.dat`, `.aedat4`, `.parquet`, `.npy`, `.npz` and `.es` what they say, `.txt` and `.csv` are `text`.
+        `parquet` has the columns as they are, and the geometry. `npy` is one array of records with fields `t` (int64),
+        `x`, `y` (uint16) and `p` (int8), `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a
+        header line, commas and microseconds. None of these three nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -172,10 +169,10 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back (but for `parquet`, `arrow`, `text` and
-        `atis-bin`), are negative (but for the `dsec` layout, `aedat4`, `parquet`, `arrow`, `npy`, `npz` and `text`) or
-        too large (2^46 us for `evt3`, 2^54 us for `evt21`, 2^55 us for `evt2` and `evt4`, 2^32 us for `dat`, 2^35 us
-        for `es`, 2^23 us for `atis-bin`, 2^40 us after the first for `hdf5`, which has a table of rows by time), pixels
+        A row that the format cannot hold, by its number: times that go back (but for `parquet`, `text` and
+        `atis-bin`), are negative (but for the `dsec` layout, `aedat4`, `parquet`, `npy`, `npz` and `text`) or too
+        large (2^46 us for `evt3`, 2^54 us for `evt21`, 2^55 us for `evt2` and `evt4`, 2^32 us for `dat`, 2^35 us for
+        `es`, 2^23 us for `atis-bin`, 2^40 us after the first for `hdf5`, which has a table of rows by time), pixels
         outside the geometry, polarity other than 1 or -1.
 
     Examples
@@ -207,7 +204,7 @@ def write_events(
     if format is None:
         raise ArgumentError(
             f"the extension of `{name}` does not tell the format: pass `format`, "
-            '`"evt3"`, `"evt2"`, `"evt21"`, `"evt4"`, `"dat"`, `"aedat4"`, `"hdf5"`, `"parquet"`, `"arrow"`, `"npy"`, '
+            '`"evt3"`, `"evt2"`, `"evt21"`, `"evt4"`, `"dat"`, `"aedat4"`, `"hdf5"`, `"parquet"`, `"npy"`, '
             '`"npz"`, `"es"`, `"atis-bin"` or `"text"`'
         )
     layout = _arguments.text(layout, "layout")

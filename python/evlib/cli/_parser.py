@@ -9,11 +9,11 @@ import evlib
 
 FORMATS = (
     *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat1", "aedat2", "aedat3", "aedat4"),
-    *("es", "atis-bin", "text", "parquet", "arrow"),
+    *("es", "atis-bin", "text", "parquet"),
 )
 WRITTEN = (
     *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text"),
-    *("parquet", "arrow"),
+    "parquet",
 )
 LAYOUTS = ("dsec", "prophesee")
 COMPRESSIONS = ("zstd", "gzip", "lz4", "none")

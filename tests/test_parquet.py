@@ -1,4 +1,4 @@
-"""Parquet and Arrow IPC: written by us and read by others, written by others and read by us."""
+"""Parquet: written by us and read by others, written by others and read by us."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.feather
-import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 from conftest import problem_counts
@@ -24,7 +22,7 @@ from evlib import exceptions
 from evlib._scan import SCHEMA
 
 GEOMETRY = (640, 480)
-NAMES = ["a.parquet", "a.arrow"]
+NAMES = ["a.parquet"]
 
 
 def events(count: int, seed: int = 0, *, geometry=GEOMETRY) -> pl.DataFrame:
@@ -66,10 +64,7 @@ def test_any_events_come_back(name, tmp_path):
         assert (opened.geometry, opened.event_count) == ((32_768, 32_768), frame.height)
         assert_frame_equal(opened.read(), frame)
         assert_frame_equal(evlib.load_events(path).collect(), frame)
-        if path.suffix == ".parquet":
-            assert_frame_equal(pl.from_arrow(pq.read_table(path)), frame)
-        else:
-            assert_frame_equal(pl.from_arrow(pa.ipc.open_file(path).read_all()), frame)
+        assert_frame_equal(pl.from_arrow(pq.read_table(path)), frame)
 
     check()
 
@@ -121,14 +116,6 @@ def test_a_row_group_out_of_order_is_not_called_sorted(tmp_path):
     assert_frame_equal(evlib.read_events(tmp_path / "a.parquet"), frame)
 
 
-def test_arrow_is_read_by_others(tmp_path):
-    path, frame = tmp_path / "a.feather", events(1_100_000)
-    evlib.write_events(frame, path, geometry=GEOMETRY)
-    assert_frame_equal(pl.read_ipc(path, memory_map=False), frame)
-    assert_frame_equal(pl.from_arrow(pyarrow.feather.read_table(path)), frame)
-    assert pa.ipc.open_file(path).schema.metadata[b"evlib.geometry"] == b"640x480"
-
-
 def write_parquet(frame, path, writer):
     if writer == "polars":
         frame.write_parquet(path)
@@ -136,34 +123,15 @@ def write_parquet(frame, path, writer):
         pq.write_table(frame.to_arrow(), path)
 
 
-def write_arrow(frame, path, writer):
-    match writer:
-        case "polars":
-            frame.write_ipc(path)
-        case "polars lz4":
-            frame.write_ipc(path, compression="lz4")
-        case "polars zstd":
-            frame.write_ipc(path, compression="zstd")
-        case "feather":
-            pyarrow.feather.write_feather(frame.to_arrow(), path, chunksize=70_001)
-        case _:
-            table = frame.select("polarity", pl.lit("text").alias("extra"), "timestamp", "y", "x").to_arrow(
-                compat_level=pl.CompatLevel.oldest()
-            )
-            with pa.ipc.new_file(path, table.schema) as file:
-                file.write_table(table, max_chunksize=10_001)
-
-
 FOREIGN = [
     *(("a.parquet", writer) for writer in ("polars", "pyarrow")),
-    *(("a.arrow", writer) for writer in ("polars", "polars lz4", "polars zstd", "feather", "pyarrow")),
 ]
 
 
 @pytest.mark.parametrize(("name", "writer"), FOREIGN)
 def test_files_of_others(name, writer, tmp_path):
     path, frame = tmp_path / name, events(200_000)
-    (write_parquet if name == "a.parquet" else write_arrow)(frame, path, writer)
+    write_parquet(frame, path, writer)
     opened = evlib.open(path)
     assert (opened.geometry, opened.event_count, problem_counts(opened)) == (None, frame.height, {})
     assert_frame_equal(opened.read(), frame)
@@ -185,7 +153,7 @@ def test_values_that_cannot_be_are_left_out_and_counted(name, writer, tmp_path):
         x=pl.when(at == 3).then(-1).otherwise("x").cast(pl.Int16),
         polarity=pl.when(at % 100 == 7).then(0).otherwise("polarity").cast(pl.Int8),
     )
-    (write_parquet if name == "a.parquet" else write_arrow)(bad, path, writer)
+    write_parquet(bad, path, writer)
     opened = evlib.open(path)
     assert problem_counts(opened) == {"OUT_OF_BOUNDS": 1, "BAD_VALUE": 10}
     kept = bad.filter(pl.col("x") >= 0, pl.col("polarity") != 0)
@@ -198,7 +166,7 @@ def test_the_same_as_every_other_format(path):
     frame = events(300_000)
     evlib.write_events(frame, path, geometry=GEOMETRY)
     opened = evlib.open(path)
-    name = {".parquet": "parquet", ".arrow": "arrow"}[path.suffix]
+    name = "parquet"
     assert (opened.format, opened.confidence, opened.geometry) == (name, "certain", GEOMETRY)
     assert evlib.identify(path)[:2] == (name, "certain")
     assert opened.metadata["evlib.geometry"] == "640x480"
@@ -253,7 +221,7 @@ BAD_TABLES = {
 @pytest.mark.parametrize("bad", BAD_TABLES)
 def test_tables_that_are_no_events(bad, path):
     frame = BAD_TABLES[bad]
-    (frame.write_parquet if path.suffix == ".parquet" else frame.write_ipc)(path)
+    frame.write_parquet(path)
     with pytest.raises(exceptions.FormatError, match=r"polarity|type") as caught:
         evlib.open(path)
     assert Path(caught.value.path) == path
@@ -261,37 +229,9 @@ def test_tables_that_are_no_events(bad, path):
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
-def test_arrow_that_is_cut_gives_whole_batches(compression, tmp_path):
-    frame = events(50_000)
-    whole = tmp_path / "whole.arrow"
-    if compression == "uncompressed":
-        with pa.ipc.new_file(whole, frame.to_arrow().schema) as file:
-            file.write_table(frame.to_arrow(), max_chunksize=10_000)
-    else:
-        pyarrow.feather.write_feather(frame.to_arrow(), whole, compression=compression, chunksize=10_000)
-    data = whole.read_bytes()
-    path = tmp_path / "cut.arrow"
-    for cut in (*range(0, 1200, 7), *range(1200, len(data), 4999)):
-        path.write_bytes(data[:cut])
-        try:
-            opened = evlib.open(path)
-        except exceptions.FormatError:
-            assert cut < 1200
-            continue
-        found = opened.read()
-        assert found.height % 10_000 == 0
-        assert_frame_equal(found, frame.head(found.height))
-        if found.height < frame.height:
-            assert problem_counts(opened) == {"TRUNCATED": 1}
-
-
-@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
 def test_damage_is_an_error_or_a_problem(compression, path):
     frame = events(3000)
-    if path.suffix == ".parquet":
-        frame.write_parquet(path, compression=compression)
-    else:
-        frame.write_ipc(path, compression=compression)
+    frame.write_parquet(path, compression=compression)
     data = bytearray(path.read_bytes())
     random = np.random.default_rng(5)
     for _ in range(150):
@@ -303,7 +243,7 @@ def test_damage_is_an_error_or_a_problem(compression, path):
             opened = evlib.open(path)
             count = opened.event_count
             assert opened.read().height == count
-            assert set(problem_counts(opened)) <= {"TRUNCATED", "UNREADABLE", "OUT_OF_BOUNDS", "BAD_VALUE"}
+            assert set(problem_counts(opened)) <= {"OUT_OF_BOUNDS", "BAD_VALUE"}
         except exceptions.EvlibError:
             pass
 
@@ -326,13 +266,6 @@ def test_a_file_named_parquet_that_is_none(tmp_path):
         evlib.open(path, format="parquet")
     with pytest.raises(FileNotFoundError):
         evlib.open(tmp_path / "none.parquet", format="parquet")
-
-
-def test_an_arrow_stream(tmp_path):
-    path, frame = tmp_path / "a.arrows", events(25_000)
-    with pa.ipc.new_stream(path, frame.to_arrow().schema) as file:
-        file.write_table(frame.to_arrow(), max_chunksize=10_000)
-    assert_frame_equal(evlib.read_events(path, format="arrow"), frame)
 
 
 def test_time_windows_read_a_small_part(tmp_path):
