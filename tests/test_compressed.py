@@ -120,13 +120,13 @@ def test_damage_in_the_middle(suffix, events, tmp_path):
     found = opened.read()
     assert 0.4 < found.height / events.height < 0.6
     assert_frame_equal(found, evlib.read_events(plain).head(found.height))
-    (example, *_) = opened.problems.filter(code="TRUNCATED")["examples"][0]
-    assert "stream is damaged near byte" in example
+    examples = opened.problems.filter(code="TRUNCATED")["examples"][0]
+    assert any("stream is damaged near byte" in example for example in examples)
 
 
 def test_nothing_at_all(suffix, tmp_path):
     path = tmp_path / f"a.raw.{suffix}"
-    path.write_bytes(COMPRESS[suffix](b"x" * 1000)[:12])
+    path.write_bytes(COMPRESS[suffix](b"x" * 1000)[:10])
     with pytest.raises(exceptions.FormatError, match=r"ends unfinished|damaged") as caught:
         evlib.open(path)
     assert caught.value.path == str(path)

@@ -21,6 +21,7 @@ _MAGIC = b"PAR1"
 _GEOMETRY = "evlib.geometry"
 _VERSION = "evlib.version"
 _REASONS = ["magic of a Parquet file"]
+_BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException)  # Polars panics on some damage
 
 
 def is_parquet(path: str) -> bool:
@@ -39,6 +40,10 @@ def _error(message: str, path: str, expected: str | None = None, found: str | No
     error = FormatError(f"{text} in `{path}`")
     error.path, error.expected, error.found = path, expected, found
     return error
+
+
+def _damaged(error: BaseException, path: str) -> FormatError:
+    return _error(f"damaged Parquet file: {str(error).partition(chr(10))[0]}", path)
 
 
 def _size(text: str, path: str) -> tuple[int, int]:
@@ -104,8 +109,8 @@ class ParquetRecording:
             frame = pl.scan_parquet(path, glob=False)
             schema = frame.collect_schema()
             rows = frame.select(pl.len()).collect().item()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", path) from error
+        except (*_BROKEN, OSError) as error:
+            raise _damaged(error, path) from error
         missing = [name for name in SCHEMA if name not in schema]
         if missing:
             columns = ", ".join(f"`{name}`" for name in schema)
@@ -145,8 +150,8 @@ class ParquetRecording:
     def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         try:
             return frame.collect(engine="streaming")
-        except pl.exceptions.PolarsError as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", self._path) from error
+        except _BROKEN as error:
+            raise _damaged(error, self._path) from error
 
     def event_count(self) -> int:
         """Count the events."""
@@ -248,5 +253,5 @@ class ParquetRecording:
     def _parts(self, parts: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         try:
             yield from parts
-        except pl.exceptions.PolarsError as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", self._path) from error
+        except _BROKEN as error:
+            raise _damaged(error, self._path) from error

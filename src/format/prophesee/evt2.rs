@@ -175,7 +175,7 @@ impl Encoding for Evt2 {
     const TIME_SHIFT: u32 = 6;
     const SEEKABLE: bool = true;
 
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
         Some(writer::lead::<writer::Evt2Words>(state.clock))
     }
 
