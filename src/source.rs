@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Source {
     file: File,
     path: PathBuf,
-    /// What the content is called where it is not the file itself: a member of an archive, or what was packed.
+    /// What the content is called where it is not the file itself but a member of it.
     called: Option<PathBuf>,
     /// Bytes of all files.
     len: u64,
@@ -74,25 +74,18 @@ impl Source {
         (file, offset - start, end.saturating_sub(offset))
     }
 
-    /// The content of this file, unpacked into another of `len` bytes.
-    pub(crate) fn unpacked(&self, file: File, len: u64) -> Self {
-        let called = Some(self.path.with_extension(""));
-        Self { file, path: self.path.clone(), called, len, modified: self.modified, more: Vec::new() }
-    }
-
-    /// Gives the content a name of its own.
-    pub(crate) fn called(self, name: PathBuf) -> Self {
-        Self { called: Some(name), ..self }
+    /// The member `name` of this file, unpacked into another of `len` bytes.
+    pub(crate) fn member(&self, name: PathBuf, file: File, len: u64) -> Self {
+        Self { file, path: self.path.clone(), called: Some(name), len, modified: self.modified, more: Vec::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The extension of the content's name, in lower case.
-    pub(crate) fn extension(&self) -> String {
-        let name = self.called.as_ref().unwrap_or(&self.path);
-        name.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase()
+    /// The name of the content: its extension is that of the content.
+    pub(crate) fn name(&self) -> PathBuf {
+        self.called.as_ref().unwrap_or(&self.path).clone()
     }
 
     pub(crate) fn len(&self) -> u64 {

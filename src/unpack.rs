@@ -1,43 +1,31 @@
-//! Recordings inside gzip, Zstandard, and zip archives of one file.
+//! Recordings inside zip archives of one file, as text often is.
 //!
 //! What is read by position has to be there: the content is unpacked once, when the file is opened, into a temporary
 //! file without a name, with a buffer of memory. Everything that reads recordings then reads that file.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flate2::read::{DeflateDecoder, MultiGzDecoder};
+use flate2::read::DeflateDecoder;
 use libdeflater::Crc;
-use zstd_safe::{DCtx, InBuffer, OutBuffer};
 
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::format::numpy::zip;
 use crate::source::Source;
 
-const GZIP: &[u8] = b"\x1f\x8b\x08";
-const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 /// Bytes read and written at a time.
 const BUFFER: usize = 1 << 18;
 /// Most bytes that a packed byte may become, and that any file may: what is more is taken for an attack on the disk.
 const RATIO: u64 = 2000;
 const ALWAYS: u64 = 1 << 30;
 
-/// The content of a packed file, and what it was packed with; any other file as it is.
+/// The only file of a zip archive, and that it was packed; any other file, or archive of arrays, as it is.
 pub(crate) fn unpack(source: Source, wanted: Option<Format>) -> Result<(Source, Option<&'static str>)> {
     let head = source.head(4)?;
-    if head.starts_with(GZIP) {
-        let bytes = Bytes::new(&source, 0, source.len());
-        let (content, _) = spill(&source, &bytes, MultiGzDecoder::new(BufReader::with_capacity(BUFFER, &bytes)), "gzip")?;
-        return Ok((content, Some("gzip")));
-    }
-    if head.starts_with(ZSTD) {
-        let bytes = Bytes::new(&source, 0, source.len());
-        let (content, _) = spill(&source, &bytes, Zstd::new(BufReader::with_capacity(BUFFER, &bytes)), "Zstandard")?;
-        return Ok((content, Some("Zstandard")));
-    }
     if !head.starts_with(zip::MAGIC) || matches!(wanted, Some(Format::Npz)) {
         return Ok((source, None));
     }
@@ -51,21 +39,21 @@ pub(crate) fn unpack(source: Source, wanted: Option<Format>) -> Result<(Source, 
             let content = match member {
                 zip::Member::Stored { start, bytes } => {
                     let bytes = Bytes::new(&source, start, start + bytes);
-                    spill(&source, &bytes, &bytes, "zip")?
+                    spill(&source, &bytes, &bytes)?
                 }
                 zip::Member::Deflated(member) => {
                     let (start, packed) = member.place();
                     let bytes = Bytes::new(&source, start, start.saturating_add(packed).min(source.len()));
-                    spill(&source, &bytes, DeflateDecoder::new(BufReader::with_capacity(BUFFER, &bytes)), "zip")?
+                    spill(&source, &bytes, DeflateDecoder::new(BufReader::with_capacity(BUFFER, &bytes)))?
                 }
             };
-            let (content, crc) = content;
-            if (content.len(), crc) != (entry.size, entry.crc) {
+            let (file, len, crc) = content;
+            if (len, crc) != (entry.size, entry.crc) {
                 return Err(Error::format("the zip member is not whole")
                     .expecting(format!("{} bytes with the check sum {:08x}", entry.size, entry.crc))
-                    .but_found(format!("{} with {crc:08x}", content.len())));
+                    .but_found(format!("{len} with {crc:08x}")));
             }
-            Some(content.called(PathBuf::from(&entry.name)))
+            Some(source.member(PathBuf::from(&entry.name), file, len))
         }
         _ => None,
     };
@@ -77,8 +65,8 @@ pub(crate) fn unpack(source: Source, wanted: Option<Format>) -> Result<(Source, 
     Ok((source, None))
 }
 
-/// Unpacks into a temporary file; also gives the check sum that zip archives have.
-fn spill(source: &Source, bytes: &Bytes<'_>, mut content: impl Read, what: &str) -> Result<(Source, u32)> {
+/// Unpacks into a temporary file: it, its length and its check sum.
+fn spill(source: &Source, bytes: &Bytes<'_>, mut content: impl Read) -> Result<(File, u64, u32)> {
     let limit = source.len().saturating_mul(RATIO).max(ALWAYS);
     let disk =
         |error: io::Error| Error::io(error, &std::env::temp_dir()).hint("packed files are unpacked there: `TMPDIR` names another place");
@@ -91,7 +79,7 @@ fn spill(source: &Source, bytes: &Bytes<'_>, mut content: impl Read, what: &str)
             Ok(count) => {
                 len += count as u64;
                 if len > limit {
-                    return Err(Error::format(format!("the {what} content is larger than can be meant"))
+                    return Err(Error::format("the content of the archive is larger than can be meant")
                         .expecting(format!("at most {limit} bytes"))
                         .but_found("more"));
                 }
@@ -104,14 +92,14 @@ fn spill(source: &Source, bytes: &Bytes<'_>, mut content: impl Read, what: &str)
                 if let Some(error) = bytes.state.borrow_mut().error.take() {
                     return Err(error);
                 }
-                return Err(Error::format(format!("the {what} data are damaged or end early"))
-                    .expecting(format!("{what} data that decode"))
+                return Err(Error::format("the data of the archive are damaged or end early")
+                    .expecting("data that decode")
                     .but_found(error.to_string())
                     .at(bytes.state.borrow().at.min(source.len())));
             }
         }
     }
-    Ok((source.unpacked(file, len), crc.sum()))
+    Ok((file, len, crc.sum()))
 }
 
 /// A stretch of a file, read in order.
@@ -147,44 +135,6 @@ impl Read for &Bytes<'_> {
                 let told = io::Error::other(error.to_string());
                 state.error = Some(error);
                 Err(told)
-            }
-        }
-    }
-}
-
-/// Zstandard frames, one after the other.
-struct Zstd<R> {
-    input: R,
-    context: DCtx<'static>,
-    /// Whether a frame has begun and not ended.
-    inside: bool,
-}
-
-impl<R: io::BufRead> Zstd<R> {
-    fn new(input: R) -> Self {
-        Self { input, context: DCtx::create(), inside: false }
-    }
-}
-
-impl<R: io::BufRead> Read for Zstd<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let bytes = self.input.fill_buf()?;
-            if bytes.is_empty() {
-                return if self.inside { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(0) };
-            }
-            let mut from = InBuffer::around(bytes);
-            let mut into = OutBuffer::around(&mut *buffer);
-            let hint = self.context.decompress_stream(&mut into, &mut from);
-            let hint = hint.map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))?;
-            self.inside = hint != 0;
-            let (read, written) = (from.pos(), into.pos());
-            self.input.consume(read);
-            if written > 0 {
-                return Ok(written);
-            }
-            if read == 0 {
-                return Err(io::ErrorKind::InvalidData.into());
             }
         }
     }

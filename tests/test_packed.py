@@ -1,8 +1,7 @@
-"""Recordings inside gzip, Zstandard and zip."""
+"""Recordings inside zip archives."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import zipfile
 
@@ -15,13 +14,7 @@ from hypothesis import strategies as st
 
 import evlib
 
-pa = pytest.importorskip("pyarrow")
-
 COUNT = 40_000
-
-
-def zstd(content: bytes) -> bytes:
-    return pa.Codec("zstd").compress(content, asbytes=True)
 
 
 def zipped(content: bytes, name: str = "events.txt", method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -32,10 +25,6 @@ def zipped(content: bytes, name: str = "events.txt", method: int = zipfile.ZIP_D
 
 
 PACKINGS = {
-    "gzip": (gzip.compress, ".gz"),
-    "gzip, two members": (lambda content: gzip.compress(content[:999]) + gzip.compress(content[999:]), ".gz"),
-    "Zstandard": (zstd, ".zst"),
-    "Zstandard, two frames": (lambda content: zstd(content[:999]) + zstd(content[999:]), ".zst"),
     "zip": (zipped, ".zip"),
     "zip, stored": (lambda content: zipped(content, method=zipfile.ZIP_STORED), ".zip"),
 }
@@ -63,7 +52,7 @@ def test_text(packing, events, plain, tmp_path):
     path.write_bytes(pack(plain))
     recording = evlib.open(path, on_problem="raise")
     assert (recording.format, recording.geometry, recording.path) == ("text", (240, 180), path)
-    assert recording.reasons[0] == f"unpacked from {packing.partition(',')[0]}"
+    assert recording.reasons[0] == "unpacked from zip"
     assert recording.read().equals(events)
     for engine in ("in-memory", "streaming"):
         lazy = evlib.load_events(path).filter(pl.col("x") < 9)
@@ -78,8 +67,8 @@ def test_text(packing, events, plain, tmp_path):
 def test_other_formats(events, tmp_path):
     for name in ("a.raw", "a.es", "a.aedat4"):
         evlib.write_events(events, tmp_path / name, geometry=(240, 180))
-        path = tmp_path / f"{name}.gz"
-        path.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        path = tmp_path / f"{name}.zip"
+        path.write_bytes(zipped((tmp_path / name).read_bytes(), name))
         assert evlib.open(path).format == evlib.identify(tmp_path / name).format
         assert evlib.read_events(path).equals(events)
 
@@ -88,9 +77,8 @@ def test_the_name_of_what_is_packed_counts(tmp_path):
     few = {"x": [1] * 20, "y": [2] * 20, "timestamp": list(range(0, 200, 10)), "polarity": [1] * 20}
     evlib.write_events(few, tmp_path / "a.bin", format="atis-bin", geometry=(34, 34))
     content = (tmp_path / "a.bin").read_bytes()
-    for name, packed in (("a.bin.gz", gzip.compress(content)), ("a.zip", zipped(content, "some/a.bin"))):
-        (tmp_path / name).write_bytes(packed)
-        assert evlib.open(tmp_path / name).format == "atis-bin"
+    (tmp_path / "a.zip").write_bytes(zipped(content, "some/a.bin"))
+    assert evlib.open(tmp_path / "a.zip").format == "atis-bin"
 
 
 def test_archives_of_several_files(plain, tmp_path):
@@ -117,11 +105,9 @@ def test_cut_and_damaged(packing, plain, tmp_path):
     refused = (evlib.FormatError, evlib.exceptions.TruncatedError)
     for end in [*range(4, 40), *range(40, len(packed), len(packed) // 50), len(packed) - 1]:
         path.write_bytes(packed[:end])
-        try:
-            # What ends between two members or frames cannot be told from what is whole.
-            assert evlib.read_events(path).height < COUNT
-        except refused as error:
-            assert error.path == str(path)
+        with pytest.raises(refused) as caught:
+            evlib.open(path)
+        assert caught.value.path == str(path)
     for at in range(10, len(packed), max(1, len(packed) // 100)):
         damaged = bytearray(packed)
         damaged[at] ^= 0x55
@@ -143,19 +129,9 @@ def test_a_check_sum_that_does_not_fit(plain, tmp_path):
         evlib.open(tmp_path / "a.zip")
 
 
-def test_a_bomb_is_refused(tmp_path):
-    path = tmp_path / "bomb.zst"
-    with pa.CompressedOutputStream(str(path), "zstd") as out:
-        for _ in range(1100):
-            out.write(bytes(1 << 20))
-    assert path.stat().st_size < 400_000
-    with pytest.raises(evlib.FormatError, match="larger than can be meant"):
-        evlib.open(path)
-
-
-@given(content=st.binary(max_size=300), magic=st.sampled_from([b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"]))
-def test_noise(content, magic, save):
-    path = save(magic + content)
+@given(content=st.binary(max_size=300))
+def test_noise(content, save):
+    path = save(b"PK\x03\x04" + content)
     with pytest.raises(evlib.EvlibError) as caught:
         evlib.open(path)
     assert caught.value.path == str(path)
@@ -164,8 +140,8 @@ def test_noise(content, magic, save):
 def test_nothing_is_left_behind(plain, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "spill"))
     (tmp_path / "spill").mkdir()
-    path = tmp_path / "events.txt.gz"
-    path.write_bytes(gzip.compress(plain))
+    path = tmp_path / "events.txt.zip"
+    path.write_bytes(zipped(plain))
     recording = evlib.open(path)
     assert not list((tmp_path / "spill").iterdir())
     assert len(rows(recording.read())) == COUNT

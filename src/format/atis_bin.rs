@@ -71,7 +71,7 @@ fn fit(head: &[u8]) -> (usize, usize) {
 
 /// Whether a file without a name for itself is taken for one of this format.
 pub(crate) fn fits(head: &[u8], source: &Source) -> bool {
-    let named = source.extension() == "bin";
+    let named = source.name().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("bin"));
     let (records, fitting) = fit(head);
     let differ = head.as_chunks::<RECORD>().0.windows(2).filter(|pair| pair[0] != pair[1]).count();
     let printable = head.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'));

@@ -31,7 +31,9 @@ pub(crate) fn names(head: &[u8], source: &Source) -> bool {
     if head.starts_with(header::MAGIC) {
         return true;
     }
-    source.extension() == "aedat" && (head.first() == Some(&b'#') || looks_like_version_1(head))
+    let name = source.name();
+    let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    extension.eq_ignore_ascii_case("aedat") && (head.first() == Some(&b'#') || looks_like_version_1(head))
 }
 
 /// Whether bytes without a header are records of version 1.0: times that go ahead by small steps.

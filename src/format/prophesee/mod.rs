@@ -1,5 +1,6 @@
 //! Prophesee RAW (EVT2, EVT2.1, EVT3, EVT4) and DAT: identification, opening, writing.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Confidence, Format, Identity, Opened, looks_like};
@@ -46,7 +47,7 @@ pub(crate) struct Found {
 }
 
 /// Tells what a Prophesee file is; `wanted` is the format the caller names.
-pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Format>) -> Result<Found> {
+pub(crate) fn identify(head: &[u8], path: &Path, len: u64, wanted: Option<Format>) -> Result<Found> {
     let header = Header::parse(head);
     if (header.unfinished || header.end == head.len()) && (head.len() as u64) < len {
         return Err(Error::format("the header does not end")
@@ -68,7 +69,8 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
         }
         (None, Some(found)) => found,
         (None, None) => {
-            let guess = guess::guess(payload, extension, &mut reasons);
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+            let guess = guess::guess(payload, &extension, &mut reasons);
             let Some(format) = guess else {
                 let looks = if header.fields.is_empty() {
                     looks_like(head)
@@ -190,7 +192,7 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
     options.refuse_array_options()?;
     options.refuse_text_options()?;
     options.refuse_streams()?;
-    let found = identify(head, &source.extension(), source.len(), options.format)?;
+    let found = identify(head, &source.name(), source.len(), options.format)?;
     let geometry = geometry(&found, options.geometry)?;
     let Found { identity, header, .. } = &found;
     let (identity, metadata) = (identity.clone(), header.fields.clone());
