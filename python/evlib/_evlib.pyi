@@ -50,8 +50,10 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, columns of text, clock of times.
+_Content: TypeAlias = tuple[
+    str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, str | None
+]
 
 # Name, version, metadata, MCAP encoding, MCAP schema (name, encoding, content).
 _Codec: TypeAlias = tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]
@@ -101,7 +103,11 @@ class Recording:
     def __reduce__(self) -> tuple[Callable[..., Recording], tuple[object, ...]]: ...
     @property
     def format(self) -> str:
-        """`evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`."""
+        """Name of the format.
+
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1`, `aedat2`, `aedat3`, `aedat4`, `es`,
+        `atis-bin`, `text`, `bag`, `db3`, `mcap` or `oblog`.
+        """
 
     @property
     def confidence(self) -> str:
@@ -226,7 +232,7 @@ def open(
 ) -> Recording:
     """Open a recording; format, geometry and content are the file's unless given, threads all processors.
 
-    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text.
+    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text, clock of times.
     """
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:

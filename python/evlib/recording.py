@@ -103,7 +103,11 @@ class Recording:
 
     @property
     def format(self) -> str:
-        """Format, as `evt3`, `hdf5` or `aedat4`."""
+        """Name of the format.
+
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1`, `aedat2`, `aedat3`, `aedat4`, `es`,
+        `atis-bin`, `text`, `bag`, `db3`, `mcap` or `oblog`.
+        """
         return self._opened.format
 
     @property
