@@ -69,3 +69,12 @@ def problem_counts(recording: evlib.Recording) -> dict[str, int]:
 def rows(frame: pl.DataFrame) -> list[tuple[int, int, int, int]]:
     """Events as tuples with the time in microseconds."""
     return frame.with_columns(pl.col("timestamp").dt.total_microseconds()).rows()
+
+
+def recording_names(formats: set[str]) -> list:
+    """Recordings of these formats in the manifest, or one visible skip where there is none."""
+    folder = shared_folder()
+    if folder is None:
+        return [pytest.param("", marks=pytest.mark.skip("no folder `shared`"))]
+    manifest = json.loads((folder / "recordings" / "manifest.json").read_text())
+    return [name for name, entry in manifest.items() if entry["format"] in formats]

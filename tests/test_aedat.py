@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from datetime import timedelta
@@ -10,7 +9,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 import pytest
-from conftest import problem_counts, rows, shared_folder
+from conftest import problem_counts, recording_names, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,15 +20,7 @@ from evlib.exceptions import ArgumentError
 SIDES = {"evlibrary_sample.aedat4": (160, 4, 17), "pyaedattools_IMU_rotDisk.aedat": (7384, 0, 0)}
 
 
-def recording_names() -> list:
-    folder = shared_folder()
-    if folder is None:
-        return [pytest.param("", marks=pytest.mark.skip("no folder `shared`"))]
-    manifest = json.loads((folder / "recordings" / "manifest.json").read_text())
-    return [name for name, entry in manifest.items() if entry["format"].startswith("aedat")]
-
-
-@pytest.fixture(params=recording_names(), scope="module")
+@pytest.fixture(params=recording_names({"aedat1", "aedat2", "aedat3", "aedat4"}), scope="module")
 def name(request):
     return request.param
 

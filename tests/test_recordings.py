@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import shared_folder
+from conftest import recording_names
 
 import evlib
 
@@ -16,15 +15,7 @@ COLUMNS = {"t": "timestamp", "x": "x", "y": "y", "p": "polarity"}
 FORMATS = {"evt2", "evt21", "evt3", "evt4", "dat", "aedat2", "aedat4", "es", "atis-bin"}
 
 
-def names() -> list:
-    folder = shared_folder()
-    if folder is None:
-        return [pytest.param("", marks=pytest.mark.skip("no folder `shared`"))]
-    manifest = json.loads((folder / "recordings" / "manifest.json").read_text())
-    return [name for name, entry in manifest.items() if entry["format"] in FORMATS]
-
-
-NAMES = names()
+NAMES = recording_names(FORMATS)
 
 
 @pytest.fixture(params=NAMES, scope="module")
