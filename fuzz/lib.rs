@@ -80,3 +80,48 @@ pub fn trigger_rows(triggers: &TriggerColumns) -> Vec<(u8, i8, i64)> {
 pub fn problem_rows(problems: &Problems) -> Vec<(&'static str, u64, u64, u64)> {
     problems.iter().map(|problem| (problem.code.name(), problem.count, problem.bytes, problem.first_offset)).collect()
 }
+
+/// Asserts that everything that can be asked of a recording of `len` bytes agrees; `unindexed` reads before the index is
+/// made, too.
+pub fn agree(recording: &Recording, len: usize, unindexed: bool) {
+    let before = unindexed.then(|| read(recording, &Selection::default()));
+
+    let problems = recording.problems().expect("problems");
+    for problem in problems.iter() {
+        assert!(problem.count > 0);
+        assert!(problem.first_offset <= len as u64);
+        assert!(problem.bytes <= len as u64);
+    }
+    let events = read(recording, &Selection::default());
+    assert_eq!(recording.event_count().expect("count"), events.len() as u64);
+    // No format packs more than 32 events into four bytes.
+    // Without compression no format packs more than 32 events into four bytes.
+    let compressed = matches!(recording.format(), Format::Aedat4 | Format::Bag | Format::Db3 | Format::Mcap);
+    assert!(events.len() <= len * 8 || compressed);
+    if let Some(before) = before {
+        assert!(rows(&before).eq(rows(&events)));
+    }
+    if let Some(geometry) = recording.geometry() {
+        let (width, height) = (i32::from(geometry.width()), i32::from(geometry.height()));
+        assert!(rows(&events).all(|(x, y, _, _)| (0..width).contains(&x.into()) && (0..height).contains(&y.into())));
+    }
+    assert!(rows(&events).all(|(x, y, _, p)| x >= 0 && y >= 0 && (p == 1 || p == -1)));
+
+    let triggers = recording.triggers().expect("triggers");
+    assert_eq!(recording.trigger_count().expect("count"), triggers.len() as u64);
+    assert!(trigger_rows(&triggers).iter().all(|(_, polarity, _)| *polarity == 1 || *polarity == -1));
+
+    let times = events.timestamp();
+    let range = times.iter().min().copied().zip(times.iter().max().copied());
+    assert_eq!(recording.time_range().expect("time range"), range);
+
+    let mut together: Vec<Row> = Vec::new();
+    let mut short = false;
+    for batch in recording.batches(&Selection::default()).expect("batches").with_rows(7) {
+        let batch = batch.expect("a batch");
+        assert!(!short && !batch.is_empty() && batch.len() <= 7);
+        short = batch.len() < 7;
+        together.extend(rows(&batch));
+    }
+    assert!(rows(&events).eq(together));
+}

@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")"
 
-targets="header read split index side write"
+targets="header read ros split index side write"
 seconds=${FUZZ_SECONDS:-60}
-each=$((seconds / 6))
+each=$((seconds / 7))
 [ "$each" -gt 0 ] || each=1
 
 if ! command -v cargo-fuzz >/dev/null 2>&1; then

@@ -66,7 +66,7 @@ pub use frame::load_events;
 pub use frame::read_events;
 pub use problem::{Problem, ProblemCode, Problems, Severity};
 pub use recording::{Batches, OpenOptions, Recording, Stream, StreamKind};
-pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeUnit};
+pub use schema::{Column, Columns, Geometry, Polarity, Region, TimeRange, TimeSource, TimeUnit};
 pub use selection::Selection;
 pub use side::{SideStream, frame_schema, imu_schema};
 pub use write::{Compression, EventWriter, Hdf5Layout, WriteOptions};

@@ -51,10 +51,16 @@ pub enum ProblemCode {
     LostRecords,
     /// Coordinates between pixels, given as the nearest.
     Rounded,
+    /// Packets, messages or chunks that are damaged: what of them cannot be read is left out.
+    DamagedPacket,
+    /// Messages that are not in the recording, as the numbers of those beside them tell.
+    LostMessages,
+    /// Words of no known type in a packet: left out.
+    UnknownWord,
+    /// A container that its writer did not close: what is there is read.
+    NotClosed,
     /// The file's own time index does not fit its times and was ignored.
     IndexMismatch,
-    /// Packets that are damaged: left out.
-    DamagedPacket,
     /// Events that the recording itself marks as invalid: left out.
     MarkedInvalid,
     /// Places where the clock was set back.
@@ -81,8 +87,11 @@ impl ProblemCode {
             Self::LengthMismatch => "LENGTH_MISMATCH",
             Self::LostRecords => "LOST_RECORDS",
             Self::Rounded => "ROUNDED",
-            Self::IndexMismatch => "INDEX_MISMATCH",
             Self::DamagedPacket => "DAMAGED_PACKET",
+            Self::LostMessages => "LOST_MESSAGES",
+            Self::UnknownWord => "UNKNOWN_WORD",
+            Self::NotClosed => "NOT_CLOSED",
+            Self::IndexMismatch => "INDEX_MISMATCH",
             Self::MarkedInvalid => "MARKED_INVALID",
             Self::TimeReset => "TIME_RESET",
             Self::StaleIndex => "STALE_INDEX",
@@ -100,15 +109,16 @@ impl ProblemCode {
             | Self::BadValue
             | Self::MarkedInvalid => "events",
             Self::TriggerBeforeFirstTime => "triggers",
-            Self::LostSync => "words",
+            Self::LostSync | Self::UnknownWord => "words",
+            Self::DamagedPacket => "packets",
+            Self::LostMessages => "messages",
             Self::Truncated => "tails",
             Self::BadLine => "lines",
             Self::Unreadable | Self::LengthMismatch => "rows",
             Self::LostRecords => "records",
             Self::IndexMismatch => "indexes",
-            Self::DamagedPacket => "packets",
             Self::TimeReset => "resets",
-            Self::Rounded | Self::StaleIndex => "files",
+            Self::Rounded | Self::StaleIndex | Self::NotClosed => "files",
         }
     }
 
@@ -116,7 +126,9 @@ impl ProblemCode {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::StaleIndex | Self::Rounded | Self::IndexMismatch | Self::MarkedInvalid | Self::TimeReset => Severity::Note,
+            Self::StaleIndex | Self::Rounded | Self::IndexMismatch | Self::NotClosed | Self::MarkedInvalid | Self::TimeReset => {
+                Severity::Note
+            }
             _ => Severity::Loss,
         }
     }
@@ -184,6 +196,23 @@ impl Problems {
                 entry.examples.extend(examples.take(room).cloned());
             }
         }
+    }
+
+    /// The same with every offset at the place that `place` gives for it, in the examples too.
+    pub(crate) fn moved(&self, place: impl Fn(u64) -> u64) -> Self {
+        const AT: &str = "at byte ";
+        let moved = |example: &String| {
+            let Some((before, rest)) = example.split_once(AT) else { return example.clone() };
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = rest.split_at(digits);
+            number.parse().map_or_else(|_| example.clone(), |at| format!("{before}{AT}{}{after}", place(at)))
+        };
+        let entries = self.entries.iter().map(|problem| Problem {
+            first_offset: place(problem.first_offset),
+            examples: problem.examples.iter().map(moved).collect(),
+            ..problem.clone()
+        });
+        Self { entries: entries.collect() }
     }
 
     /// Whether nothing was found.

@@ -14,7 +14,7 @@ use crate::format::{self, Format, Identity, Opened};
 use crate::problem::Problems;
 use crate::reader::BatchStream;
 use crate::scan::{BATCH_ROWS, pool};
-use crate::schema::{Geometry, TimeUnit};
+use crate::schema::{Geometry, TimeSource, TimeUnit};
 use crate::selection::Selection;
 use crate::side::SideStream;
 
@@ -60,6 +60,8 @@ pub struct OpenOptions {
     /// HDF5, NPY and NPZ, on Linux: columns that lie in the file as they are to be given are mapped, not read (see
     /// [`OpenOptions::with_memory_map`]).
     pub memory_map: bool,
+    /// ROS bags and MCAP: which clock the times are of; the sensor's by default.
+    pub time_source: Option<TimeSource>,
 }
 
 impl OpenOptions {
@@ -137,6 +139,23 @@ impl OpenOptions {
     pub fn with_memory_map(mut self) -> Self {
         self.memory_map = true;
         self
+    }
+
+    /// Takes times of this clock.
+    #[must_use]
+    pub fn with_time_source(mut self, source: TimeSource) -> Self {
+        self.time_source = Some(source);
+        self
+    }
+
+    /// Refuses the option that only ROS bags have.
+    pub(crate) fn refuse_time_source(&self) -> Result<()> {
+        match self.time_source {
+            None | Some(TimeSource::Sensor) => Ok(()),
+            Some(TimeSource::Message) => {
+                Err(Error::invalid("`time_source` is for ROS bags and MCAP, whose messages have times of their own"))
+            }
+        }
     }
 
     /// Opens a recording; reads only the head of the file, or its directory.

@@ -235,6 +235,38 @@ pub enum Polarity {
     Off,
 }
 
+/// Which clock the times of events are of, where a recording has two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TimeSource {
+    /// That of the events, as the sensor or its driver gives it.
+    #[default]
+    Sensor,
+    /// That of the messages: the first event of each has the time in its header, the others follow as the sensor says.
+    Message,
+}
+
+impl TimeSource {
+    /// Lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sensor => "sensor",
+            Self::Message => "message",
+        }
+    }
+
+    /// The source of that name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for any other name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        [Self::Sensor, Self::Message]
+            .into_iter()
+            .find(|source| source.name() == name)
+            .ok_or_else(|| Error::invalid("unknown source of time").expecting("`sensor` or `message`").but_found(format!("`{name}`")))
+    }
+}
+
 /// Unit of stored times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TimeUnit {

@@ -1,9 +1,9 @@
 """What the documentation shows is run: Python blocks, command lines and docstrings.
 
 In `README.md`, `docs/*.md` and `docs/formats/*.md`, the ```` ```python ```` blocks of a page are run one after the
-other in one namespace, in a folder of their own that holds `recording.raw`. A ```` ```text ```` block right after one
-is what it prints. In a ```` ```console ```` block, lines that start with `$ ` are commands, followed by what they
-print. `...` in an output stands for anything.
+other in one namespace, in a folder of their own that holds `recording.raw` and `drive.mcap`. A ```` ```text ```` block
+right after one is what it prints. In a ```` ```console ```` block, lines that start with `$ ` are commands, followed by
+what they print. `...` in an output stands for anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import bags
 import polars as pl
 import pytest
 
@@ -41,7 +43,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A working directory with the recording that all examples read: 1000 events in 100 ms."""
+    """A working directory with the recordings that the examples read: 1000 events in 100 ms, and as many in a bag."""
     monkeypatch.chdir(tmp_path)
     rows = range(1000)
     evlib.write_events(
@@ -54,7 +56,22 @@ def folder(tmp_path, monkeypatch) -> Path:
         "recording.raw",
         geometry=(640, 480),
     )
+    write_drive(tmp_path / "drive.mcap")
     return tmp_path
+
+
+def write_drive(path: Path) -> None:
+    """Events, external triggers and inertial measurements; messages are stamped 250 ms after their events."""
+    start = 1_700_000_000_000_000_000
+    events = [(row % 640, row % 480, start + row * 100_000, row % 2) for row in range(1000)]
+    late = [
+        replace(message, stamp_ns=message.stamp_ns + 250_000_000)
+        for message in bags.packets(events, "mono", [100] * 10)
+    ]
+    payload = bags.trigger([(0, start, 1), (0, start + 50_000_000, 0)], start)
+    edges = bags.Message(late[0].type_name, start, payload, "trigger", start, topic="/camera/triggers")
+    imu = [bags.Message("sensor_msgs/msg/Imu", start + number, topic="/imu") for number in range(2)]
+    bags.write_mcap(path, [*late, edges, *imu])
 
 
 def assert_prints(got: str, wanted: str, where: str) -> None:

@@ -12,7 +12,11 @@ from conftest import recording_names
 import evlib
 
 COLUMNS = {"t": "timestamp", "x": "x", "y": "y", "p": "polarity"}
-FORMATS = {"evt2", "evt21", "evt3", "evt4", "dat", "aedat2", "aedat4", "es", "atis-bin"}
+FORMATS = {
+    "evt2", "evt21", "evt3", "evt4", "dat", "aedat2", "aedat4", "es", "atis-bin", "rosbag1", "rosbag2-sqlite", "mcap",
+}  # fmt: skip
+NAMES_HERE = {"rosbag1": "bag", "rosbag2-sqlite": "db3"}
+"""Formats that have another name in the manifest."""
 
 
 NAMES = recording_names(FORMATS)
@@ -87,7 +91,7 @@ def test_eager(path, entry, expected):
 
 def test_open(path, entry, expected):
     recording = evlib.open(path, on_problem="raise")
-    assert recording.format == entry["format"]
+    assert recording.format == NAMES_HERE.get(entry["format"], entry["format"])
     # Nothing in an ATIS file names it, or says how large the sensor is.
     assert recording.confidence == ("guess" if recording.format == "atis-bin" else "certain")
     assert recording.event_count == entry["events"]
@@ -97,6 +101,13 @@ def test_open(path, entry, expected):
     microseconds = [time // np.timedelta64(1, "us").item() for time in (first, last)]
     assert microseconds == [expected["t"].min(), expected["t"].max()]
     assert recording.problems.is_empty()
+
+
+def test_triggers_of_the_bag(shared):
+    triggers = evlib.open(shared / "recordings" / "ecpy_test_events_1.bag").triggers.collect()
+    assert triggers.height == 4157
+    assert triggers["id"].unique().to_list() == [6]
+    assert triggers["timestamp"].is_sorted()
 
 
 @pytest.mark.parametrize("threads", range(1, 9))

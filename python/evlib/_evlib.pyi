@@ -51,8 +51,11 @@ _Path: TypeAlias = str | PathLike[str]
 # code, severity, count, unit, bytes, offset of the first byte, examples
 _Problem: TypeAlias = tuple[str, str, int, str, int, int, list[str]]
 
-# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, columns of text, whether to map.
-_Content: TypeAlias = tuple[str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, bool]
+# Stream, paths of columns, unit of times, microseconds to add, parts of a pixel, columns of text, whether to map, clock
+# of times.
+_Content: TypeAlias = tuple[
+    str | None, list[tuple[str, str]], str | None, int | None, int | None, str | None, bool, str | None
+]
 
 # Name, version, metadata, MCAP encoding, MCAP schema (name, encoding, content).
 _Codec: TypeAlias = tuple[str, int, list[tuple[str, str]], str | None, tuple[str, str, bytes] | None]
@@ -227,7 +230,8 @@ def open(
 ) -> Recording:
     """Open a recording; format, geometry and content are the file's unless given, threads all processors.
 
-    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text.
+    The content is stream, paths of columns, unit and offset of times, parts of a pixel, columns of text, whether to
+    map, clock of times.
     """
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:

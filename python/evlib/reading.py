@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TimeUnit = Literal["ns", "us", "ms", "s"]
 
+TimeSource = Literal["sensor", "message"]
+
 _LARGEST_PARTS = 2**12
 
 _OPEN_FILES = 64
@@ -71,6 +73,7 @@ def open(
     pixel_parts: int | None = None,
     text_columns: str | None = None,
     memory_map: bool = False,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> Recording:
     """Open a recording; reads only the head of the file.
@@ -78,16 +81,16 @@ def open(
     Parameters
     ----------
     path
-        The file; for NPY also a folder of files with a column each.
+        The file; for NPY also a folder of files with a column each, for ROS 2 the folder of a bag.
     format
-        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text` or
-        `oblog`, for a file whose content does not tell.
+        `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`,
+        `bag`, `db3`, `mcap` or `oblog`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
         Threads that decode; all processors by default.
     stream
-        Stream of events to read, where the file has several cameras: see `Recording.streams`.
+        Stream of events to read, where the file has several cameras or topics: see `Recording.streams`.
     path_map
         HDF5, NPY and NPZ: where the columns are, in place of what the layout says: data sets or members for `x`, `y`,
         `timestamp` and `polarity`, or one with all of them for `events`. In NPZ `member/field` is a field of records
@@ -108,6 +111,9 @@ def open(
         little-endian and aligned: 16-bit coordinates, 64-bit microseconds, 8-bit polarities that are all 1 or -1. The
         file must neither shrink nor change while such columns are in use: **if it shrinks, the system ends the
         process** (SIGBUS), and if it changes, so do the columns.
+    time_source
+        ROS bags and MCAP: `"sensor"` (the default) gives the times of the events themselves; `"message"` gives the
+        first event of each message the time in the message's header, and lets the others follow as the sensor says.
     on_problem
         `"record"`: problems are counted in `Recording.problems`. `"raise"`: the whole file is checked now (one index
         pass), and anything that would be lost raises `evlib.exceptions.ProblemError`.
@@ -138,6 +144,7 @@ def open(
         None if pixel_parts is None else _arguments.integer(pixel_parts, "pixel_parts", low=1, high=_LARGEST_PARTS),
         _arguments.text(text_columns, "text_columns"),
         _arguments.flag(memory_map, "memory_map"),
+        _arguments.text(time_source, "time_source"),
     )
     recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
@@ -173,6 +180,7 @@ def load_events(
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
     text_columns: str | None = None,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.LazyFrame:
     """Events of one or several recordings as a Polars LazyFrame; reads only the head of each file.
@@ -192,7 +200,8 @@ def load_events(
     path
         A file, a glob pattern, or several files (without patterns); the events of several follow each other in this
         order.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, time_source,\
+    on_problem
         As for :func:`open`.
     batch_rows
         Rows decoded at a time, about: at least those of 256 KiB of the file. By default 524288.
@@ -228,6 +237,7 @@ def load_events(
             time_offset=time_offset,
             pixel_parts=pixel_parts,
             text_columns=text_columns,
+            time_source=time_source,
             on_problem=on_problem,
         )
         opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
@@ -252,6 +262,7 @@ def read_events(
     time_offset: Microseconds | None = None,
     pixel_parts: int | None = None,
     text_columns: str | None = None,
+    time_source: TimeSource | None = None,
     on_problem: OnProblem = "record",
 ) -> pl.DataFrame:
     """Read events into a Polars DataFrame, decoded in parallel straight into its memory.
@@ -271,7 +282,8 @@ def read_events(
         `(x, y, width, height)` in pixels.
     polarity
         1 or -1, to read only that.
-    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, on_problem
+    format, geometry, threads, stream, path_map, time_unit, time_offset, pixel_parts, text_columns, time_source,\
+    on_problem
         As for :func:`open`.
 
     Raises
@@ -305,6 +317,7 @@ def read_events(
         time_offset=time_offset,
         pixel_parts=pixel_parts,
         text_columns=text_columns,
+        time_source=time_source,
         on_problem=on_problem,
     )
     return recording.read(columns=columns, time_range=time_range, region=region, polarity=polarity)

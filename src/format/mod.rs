@@ -16,11 +16,13 @@ use crate::unpack::unpack;
 pub(crate) mod aedat;
 pub(crate) mod array;
 pub(crate) mod atis_bin;
+pub(crate) mod codec;
 pub(crate) mod event_stream;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
 pub(crate) mod prophesee;
+pub(crate) mod ros;
 #[cfg(test)]
 mod testing;
 pub(crate) mod text;
@@ -62,13 +64,19 @@ pub enum Format {
     AtisBin,
     /// Text and CSV, an event a line.
     Text,
+    /// A ROS 1 bag.
+    Bag,
+    /// A ROS 2 bag in `SQLite`.
+    Db3,
+    /// MCAP with ROS messages.
+    Mcap,
     /// A file of the observation log that holds events.
     Oblog,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Evt2,
         Self::Evt21,
         Self::Evt3,
@@ -84,6 +92,9 @@ impl Format {
         Self::EventStream,
         Self::AtisBin,
         Self::Text,
+        Self::Bag,
+        Self::Db3,
+        Self::Mcap,
         Self::Oblog,
     ];
 
@@ -106,6 +117,9 @@ impl Format {
             Self::EventStream => "es",
             Self::AtisBin => "atis-bin",
             Self::Text => "text",
+            Self::Bag => "bag",
+            Self::Db3 => "db3",
+            Self::Mcap => "mcap",
             Self::Oblog => "oblog",
         }
     }
@@ -197,6 +211,7 @@ enum Family {
     EventStream,
     AtisBin,
     Text,
+    Ros(Format),
     Oblog,
 }
 
@@ -211,16 +226,31 @@ impl Family {
             Some(Format::EventStream) => Self::EventStream,
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
+            Some(format @ (Format::Bag | Format::Db3 | Format::Mcap)) => Self::Ros(format),
             Some(Format::Oblog) => Self::Oblog,
-            None if numpy::is_npy(head) => Self::Npy,
-            None if numpy::is_zip(head) => Self::Npz,
-            None if hdf5::has_signature(head) => Self::Hdf5,
-            None if log::is_log(head) => Self::Oblog,
-            None if aedat::names(head, source) => Self::Aedat,
-            None if event_stream::names(head) => Self::EventStream,
-            None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
-            None if atis_bin::fits(head, source) => Self::AtisBin,
-            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) | None => Self::Prophesee,
+            Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
+            None => Self::seen(head, source, options),
+        }
+    }
+
+    /// The family that the first bytes name; the one whose content has to be looked at, if they name none.
+    fn seen(head: &[u8], source: &Source, options: &OpenOptions) -> Self {
+        // A file of the log is MCAP too.
+        if log::is_log(head) {
+            return Self::Oblog;
+        }
+        if let Some(format) = ros::format_of(head) {
+            return Self::Ros(format);
+        }
+        match head {
+            head if numpy::is_npy(head) => Self::Npy,
+            head if numpy::is_zip(head) => Self::Npz,
+            head if hdf5::has_signature(head) => Self::Hdf5,
+            head if aedat::names(head, source) => Self::Aedat,
+            head if event_stream::names(head) => Self::EventStream,
+            head if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
+            head if atis_bin::fits(head, source) => Self::AtisBin,
+            _ => Self::Prophesee,
         }
     }
 }
@@ -228,7 +258,11 @@ impl Family {
 /// Identifies and opens a file.
 pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
-    match Family::of(&head, &source, options) {
+    let family = Family::of(&head, &source, options);
+    if !matches!(family, Family::Ros(_)) {
+        options.refuse_time_source()?;
+    }
+    match family {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
         Family::Npy => numpy::open_npy(source, options),
@@ -237,6 +271,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::EventStream => event_stream::open(source, &head, options),
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
+        Family::Ros(format) => ros::open(source, format, options),
         Family::Oblog => log::open_events(source.path(), options),
     }
 }
@@ -248,7 +283,8 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
     {
         return Ok(opened);
     }
-    let (source, packing) = unpack(Source::open(path)?, options.format)?;
+    let bag = if path.is_dir() { ros::in_folder(path)? } else { None };
+    let (source, packing) = unpack(Source::open(bag.as_deref().unwrap_or(path))?, options.format)?;
     let mut opened = open(source, options)?;
     if let Some(packing) = packing {
         opened.identity.reasons.insert(0, format!("unpacked from {packing}"));

@@ -8,7 +8,8 @@ use pyo3::types::PyBytes;
 
 use crate::error::Result;
 use crate::{
-    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeUnit, WriteOptions,
+    Batches, Column, Columns, Format, Geometry, OpenOptions, Polarity, Recording, Region, Selection, TimeRange, TimeSource, TimeUnit,
+    WriteOptions,
 };
 
 mod arrow;
@@ -63,8 +64,9 @@ impl PySelection {
 }
 
 /// What the caller says of the content of a file: the stream, paths of columns, unit and offset of times, parts of a
-/// pixel, columns of text, whether to map.
-type ContentArguments = (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>, Option<String>, bool);
+/// pixel, columns of text, whether to map, the clock of times.
+type ContentArguments =
+    (Option<String>, Vec<(String, String)>, Option<String>, Option<i64>, Option<u16>, Option<String>, bool, Option<String>);
 
 /// The arguments of [`open`].
 type OpenArguments = (PathBuf, Option<String>, Option<(u32, u32)>, Option<usize>, ContentArguments);
@@ -275,7 +277,7 @@ impl PyWriter {
 }
 
 #[pyfunction]
-#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None, None, false)))]
+#[pyo3(signature = (path, format=None, geometry=None, threads=None, content=(None, Vec::new(), None, None, None, None, false, None)))]
 fn open(
     py: Python<'_>,
     path: PathBuf,
@@ -285,12 +287,25 @@ fn open(
     content: ContentArguments,
 ) -> PyResult<PyRecording> {
     let recording = errors::run(py, || {
-        let (stream, path_map, time_unit, time_offset_us, pixel_parts, text_columns, memory_map) = content.clone();
+        let (stream, path_map, time_unit, time_offset_us, pixel_parts, text_columns, memory_map, time_source) = content.clone();
         let format = format.as_deref().map(str::parse::<Format>).transpose()?;
         let geometry = geometry.map(|(width, height)| Geometry::new(width, height)).transpose()?;
         let time_unit = time_unit.as_deref().map(TimeUnit::from_name).transpose()?;
-        OpenOptions { format, geometry, threads, stream, path_map, time_unit, time_offset_us, pixel_parts, text_columns, memory_map }
-            .open(&path)
+        let time_source = time_source.as_deref().map(TimeSource::from_name).transpose()?;
+        OpenOptions {
+            format,
+            geometry,
+            threads,
+            stream,
+            path_map,
+            time_unit,
+            time_offset_us,
+            pixel_parts,
+            text_columns,
+            memory_map,
+            time_source,
+        }
+        .open(&path)
     })?;
     Ok(PyRecording(recording, (path, format, geometry, threads, content)))
 }

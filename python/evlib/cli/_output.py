@@ -37,7 +37,12 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def open_recording(path: str, options: argparse.Namespace) -> evlib.Recording:
     """Open a file as the options of the command line say."""
     return evlib.open(
-        path, format=options.format, geometry=options.geometry, threads=options.threads, stream=options.stream
+        path,
+        format=options.format,
+        geometry=options.geometry,
+        threads=options.threads,
+        stream=options.stream,
+        time_source=options.time_source,
     )
 
 

@@ -8,8 +8,9 @@ import evlib
 
 FORMATS = (
     "evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz",
-    "aedat1", "aedat2", "aedat3", "aedat4", "es", "atis-bin", "text", "oblog",
+    "aedat1", "aedat2", "aedat3", "aedat4", "es", "atis-bin", "text", "bag", "db3", "mcap", "oblog",
 )  # fmt: skip
+TIME_SOURCES = ("sensor", "message")
 WRITTEN = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text")
 LAYOUTS = ("dsec", "prophesee")
 COMPRESSIONS = ("zstd", "gzip", "none")
@@ -26,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     how = argparse.ArgumentParser(add_help=False)
     how.add_argument("--format", choices=FORMATS, help="format of a file whose content does not tell")
     how.add_argument("--geometry", type=_geometry, metavar="WxH", help="sensor size in pixels, in place of the file's")
-    how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras")
+    how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras or topics")
+    how.add_argument("--time-source", choices=TIME_SOURCES, help="ROS bags and MCAP: clock of times; by default sensor")
     how.add_argument("--threads", type=_positive, metavar="N", help="threads that decode; all processors by default")
 
     info = commands.add_parser("info", parents=[how], help="say what recordings are: format, size, time, rates")

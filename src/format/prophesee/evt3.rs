@@ -18,15 +18,15 @@ use crate::columns::Slots;
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
 
-pub(super) const ADDR_Y: u16 = 0x0;
-pub(super) const EM_ADDR_Y: u16 = 0x1;
-pub(super) const ADDR_X: u16 = 0x2;
+pub(crate) const ADDR_Y: u16 = 0x0;
+pub(crate) const EM_ADDR_Y: u16 = 0x1;
+pub(crate) const ADDR_X: u16 = 0x2;
 pub(super) const VECT_BASE_X: u16 = 0x3;
-pub(super) const VECT_12: u16 = 0x4;
-pub(super) const VECT_8: u16 = 0x5;
-pub(super) const TIME_LOW: u16 = 0x6;
-pub(super) const TIME_HIGH: u16 = 0x8;
-pub(super) const EXT_TRIGGER: u16 = 0xA;
+pub(crate) const VECT_12: u16 = 0x4;
+pub(crate) const VECT_8: u16 = 0x5;
+pub(crate) const TIME_LOW: u16 = 0x6;
+pub(crate) const TIME_HIGH: u16 = 0x8;
+pub(crate) const EXT_TRIGGER: u16 = 0xA;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Evt3 {
@@ -49,6 +49,16 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
+    /// Whether row and low time are known.
+    pub(crate) fn has_row_and_time(&self) -> bool {
+        self.row.is_some() && self.low.is_some()
+    }
+
+    /// Whether row, vector base and low time are known.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.has_row_and_time() && self.base.is_some()
+    }
+
     /// Takes the words of a block that stands before all that were taken yet; whether all is known then.
     fn block(&mut self, words: &[[u8; 2]]) -> bool {
         for word in words.iter().rev() {
@@ -76,7 +86,7 @@ impl Tail {
                 },
                 _ => {}
             }
-            if self.row.is_some() && self.base.is_some() && self.low.is_some() {
+            if self.is_whole() {
                 return true;
             }
         }

@@ -15,7 +15,7 @@ use crate::source::Source;
 mod dat;
 mod evt2;
 mod evt21;
-mod evt3;
+pub(crate) mod evt3;
 #[cfg(target_arch = "x86_64")]
 mod evt3_avx512;
 mod evt4;
@@ -24,8 +24,8 @@ mod header;
 mod seek;
 #[cfg(test)]
 mod tests;
-mod timeline;
-mod word;
+pub(crate) mod timeline;
+pub(crate) mod word;
 pub(crate) mod writer;
 
 use dat::{Dat, Record};

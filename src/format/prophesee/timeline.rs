@@ -89,6 +89,11 @@ impl<E: Encoding> Timeline<E> {
         Self { encoding, state, span: 0, watch: Watch::default(), lost_from: None, trusted: None, segment: SEGMENT, group: GROUP }
     }
 
+    /// What the words that have been planned say of those after them.
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
     /// The value of the last time word before `state`.
     fn current(state: &State) -> Option<u32> {
         state.timed.then_some((state.clock >> E::TIME_SHIFT) as u32 & (u32::MAX >> (32 - E::TIME_BITS)))
