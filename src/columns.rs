@@ -326,6 +326,7 @@ impl ColumnsBuilder {
 }
 
 /// A stretch of rows being filled; a column that is not selected is an empty slice.
+#[derive(Default)]
 pub(crate) struct Slots<'a> {
     pub(crate) x: &'a mut [i16],
     pub(crate) y: &'a mut [i16],

@@ -108,6 +108,9 @@ pub(crate) trait Segmented: Send + Sync + 'static {
     /// The state that `pack` made these numbers of; `None` for numbers that it makes of none.
     fn unpack(&self, numbers: [u64; 2]) -> Option<Self::State>;
 
+    /// Whether planning takes little of the time of a pass, so that threads can take turns at it.
+    const PLANS_FAST: bool = false;
+
     /// Whether counting events costs about as much as decoding them, so that it is left out where it can be.
     const COUNTS_DEARLY: bool = false;
 
@@ -138,13 +141,26 @@ pub(crate) trait Segmented: Send + Sync + 'static {
 
 /// How much a pass over the file finds out about its segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Depth {
+pub(crate) enum Depth {
     /// Entry states and times.
     Times,
     /// In place of counts, [`Segmented::most`].
     Most,
     /// Counts and problems too.
     Counts,
+}
+
+impl Depth {
+    /// Finds out what a planned segment still lacks.
+    pub(crate) fn look<F: Segmented>(self, format: &F, segment: &mut Segment<F::State>, bytes: &[u8], problems: &mut Problems) {
+        match self {
+            Self::Times => {}
+            Self::Most => segment.events = format.most(bytes),
+            // Some planners count as they go.
+            Self::Counts if segment.events > 0 => {}
+            Self::Counts => format.count(segment, bytes, problems),
+        }
+    }
 }
 
 /// The segments of a whole file.
@@ -316,6 +332,9 @@ impl<F: Segmented> Scan<F> {
 
     /// One pass over the file.
     fn pass(&self, depth: Depth) -> Result<Index<F::State>> {
+        if F::PLANS_FAST {
+            return relay::index(self, depth, rayon::current_num_threads());
+        }
         let mut windows = Windows::new(&self.format, depth);
         let mut index = IndexBuilder::default();
         while let Some((segments, problems)) = windows.next(self, WINDOW)? {
@@ -695,12 +714,7 @@ impl<S: Copy + Send + Sync> Windows<S> {
                 .par_iter_mut()
                 .map(|segment| {
                     let mut problems = Problems::default();
-                    let slice = bytes_of(segment, bytes, offset);
-                    if self.depth == Depth::Counts && segment.events == 0 {
-                        scan.format.count(segment, slice, &mut problems);
-                    } else if self.depth == Depth::Most {
-                        segment.events = scan.format.most(slice);
-                    }
+                    self.depth.look(&scan.format, segment, bytes_of(segment, bytes, offset), &mut problems);
                     problems
                 })
                 .collect();

@@ -547,6 +547,8 @@ impl Planner for RecordPlanner {
 impl Segmented for Records {
     type State = Clock;
 
+    const PLANS_FAST: bool = true;
+
     fn payload(&self) -> u64 {
         self.payload
     }

@@ -277,6 +277,8 @@ struct Raw<E> {
 impl<E: Encoding> Segmented for Raw<E> {
     type State = State;
 
+    const PLANS_FAST: bool = true;
+
     fn payload(&self) -> u64 {
         self.payload
     }
