@@ -5,21 +5,24 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log;
-use crate::reader::Reader;
+use crate::problem::{ProblemCode, Problems};
+use crate::reader::{Noted, Reader};
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
-use crate::unpack::unpack;
+use crate::unpack::{Damage, Packing, unpack};
 
 pub(crate) mod aedat;
 pub(crate) mod array;
+pub(crate) mod arrow;
 pub(crate) mod atis_bin;
 pub(crate) mod event_stream;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
+pub(crate) mod parquet;
 pub(crate) mod prophesee;
 #[cfg(test)]
 mod testing;
@@ -64,11 +67,15 @@ pub enum Format {
     Text,
     /// A file of the observation log that holds events.
     Oblog,
+    /// Arrow IPC (Feather) of the columns of this library.
+    Arrow,
+    /// Parquet of the columns of this library: written by this crate; read by Polars, as the Python package does.
+    Parquet,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Evt2,
         Self::Evt21,
         Self::Evt3,
@@ -85,6 +92,8 @@ impl Format {
         Self::AtisBin,
         Self::Text,
         Self::Oblog,
+        Self::Arrow,
+        Self::Parquet,
     ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
@@ -107,6 +116,8 @@ impl Format {
             Self::AtisBin => "atis-bin",
             Self::Text => "text",
             Self::Oblog => "oblog",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -132,6 +143,7 @@ impl FromStr for Format {
             "aedat30" | "aedat31" => "aedat3",
             "aedat40" => "aedat4",
             "csv" | "txt" => "text",
+            "feather" | "ipc" => "arrow",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -198,6 +210,8 @@ enum Family {
     AtisBin,
     Text,
     Oblog,
+    Arrow,
+    Parquet,
 }
 
 impl Family {
@@ -212,10 +226,14 @@ impl Family {
             Some(Format::AtisBin) => Self::AtisBin,
             Some(Format::Text) => Self::Text,
             Some(Format::Oblog) => Self::Oblog,
+            Some(Format::Arrow) => Self::Arrow,
+            Some(Format::Parquet) => Self::Parquet,
             None if numpy::is_npy(head) => Self::Npy,
             None if numpy::is_zip(head) => Self::Npz,
             None if hdf5::has_signature(head) => Self::Hdf5,
             None if log::is_log(head) => Self::Oblog,
+            None if head.starts_with(arrow::MAGIC) => Self::Arrow,
+            None if head.starts_with(parquet::MAGIC) => Self::Parquet,
             None if aedat::names(head, source) => Self::Aedat,
             None if event_stream::names(head) => Self::EventStream,
             None if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
@@ -225,8 +243,8 @@ impl Family {
     }
 }
 
-/// Identifies and opens a file.
-pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+/// Identifies and opens a file, or the content of a packed one.
+fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
     match Family::of(&head, &source, options) {
         Family::Prophesee => prophesee::open(source, &head, options),
@@ -238,6 +256,11 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
         Family::Oblog => log::open_events(source.path(), options),
+        Family::Arrow => arrow::open(source, &head, options),
+        Family::Parquet => Err(Error::new(ErrorKind::Unsupported, "Parquet is not read by the crate")
+            .expecting("another format")
+            .but_found("a Parquet file")
+            .hint("the Python package reads it; in Rust, Polars does with `scan_parquet`")),
     }
 }
 
@@ -249,9 +272,17 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
         return Ok(opened);
     }
     let (source, packing) = unpack(Source::open(path)?, options.format)?;
-    let mut opened = open(source, options)?;
-    if let Some(packing) = packing {
-        opened.identity.reasons.insert(0, format!("unpacked from {packing}"));
+    let Some(Packing { name, damage }) = packing else { return open(source, options) };
+    let opened = open(source, options);
+    let mut opened = match &damage {
+        Some(Damage { what, .. }) => opened.map_err(|error| error.hint(what.as_str())),
+        None => opened,
+    }?;
+    opened.identity.reasons.insert(0, format!("unpacked from {name}"));
+    if let Some(Damage { content, lost, what }) = damage {
+        let mut notes = Problems::default();
+        notes.add(ProblemCode::Truncated, 1, lost, content, || what);
+        opened.reader = Arc::new(Noted { reader: opened.reader, notes });
     }
     Ok(opened)
 }
