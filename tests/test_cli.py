@@ -403,6 +403,7 @@ def test_completion_of_bash(words, expected):
     [
         *("a.h5", "a.hdf5", "b.raw", "a.npy", "a.npz", "a.es", "a.txt", "a.csv", "a.dat", "a.aedat4"),
         *("--to evt2 a.bin", "--to evt21 a.raw", "--to evt4 a.raw", "--to text a.events", "--compression gzip a.h5"),
+        *("a.parquet", "--compression zstd a.parquet", "a.arrow", "--to arrow a.events"),
     ],
 )
 def test_convert(target, clean, events, tmp_path):

@@ -226,14 +226,14 @@ def test_split_by_count(events, tmp_path):
     path = tmp_path / "in.raw"
     triggers = {"id": [1, 2], "polarity": [1, 1], "timestamp": [0, int(microseconds(events)[-1]) + 5]}
     evlib.write_events(events, path, geometry=GEOMETRY, triggers=triggers)
-    result = evlib_cli("split", path, tmp_path / "part.raw", "--events", "30000")
+    result = evlib_cli("split", path, tmp_path / "part.raw", "--events", "200000")
     assert (result.returncode, result.stderr) == (0, "")
     parts = sorted(tmp_path.glob("part-*.raw"))
     assert [part.name for part in parts] == ["part-000.raw", "part-001.raw", "part-002.raw"]
-    assert [evlib.open(part).event_count for part in parts] == [30_000, 30_000, events.height - 60_000]
+    assert [evlib.open(part).event_count for part in parts] == [200_000, 200_000, events.height - 400_000]
     assert [evlib.open(part).trigger_count for part in parts] == [1, 0, 1]
     assert_frame_equal(pl.concat([evlib.read_events(part) for part in parts]), events)
-    assert_one_line_of_error(evlib_cli("split", path, tmp_path / "part.raw", "--events", "30000"), code=1)
+    assert_one_line_of_error(evlib_cli("split", path, tmp_path / "part.raw", "--events", "200000"), code=1)
 
 
 def test_merge(events, tmp_path):

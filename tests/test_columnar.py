@@ -124,7 +124,7 @@ def test_a_row_group_out_of_order_is_not_called_sorted(tmp_path):
 def test_arrow_is_read_by_others(tmp_path):
     path, frame = tmp_path / "a.feather", events(1_100_000)
     evlib.write_events(frame, path, geometry=GEOMETRY)
-    assert_frame_equal(pl.read_ipc(path, memory_map=False), frame)
+    assert_frame_equal(pl.read_ipc(path), frame)
     assert_frame_equal(pl.from_arrow(pyarrow.feather.read_table(path)), frame)
     assert pa.ipc.open_file(path).schema.metadata[b"evlib.geometry"] == b"640x480"
 

@@ -21,6 +21,7 @@ _MAGIC = b"PAR1"
 _GEOMETRY = "evlib.geometry"
 _VERSION = "evlib.version"
 _REASONS = ["magic of a Parquet file"]
+_BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException)  # Polars panics on some damage
 
 
 def is_parquet(path: str) -> bool:
@@ -41,6 +42,10 @@ def _error(message: str, path: str, expected: str | None = None, found: str | No
     return error
 
 
+def _damaged(error: BaseException, path: str) -> FormatError:
+    return _error(f"damaged Parquet file: {str(error).partition(chr(10))[0]}", path)
+
+
 def _size(text: str, path: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
@@ -51,7 +56,7 @@ def _size(text: str, path: str) -> tuple[int, int]:
 
 
 def open_with(
-    path: str, geometry: tuple[int, int] | None, content: tuple[str | None, list[Any], Any, Any, Any, Any]
+    path: str, geometry: tuple[int, int] | None, content: tuple[str | None, list[Any], Any, Any, Any, Any, bool]
 ) -> ParquetRecording:
     """Open a file with the options of `evlib.open`; those of other formats are refused.
 
@@ -65,10 +70,10 @@ def open_with(
     if not is_parquet(path):
         with open(path, "rb") as file:  # noqa: PTH123
             raise _error("not a Parquet file", path, "the magic `PAR1`", repr(file.read(len(_MAGIC)))[1:])
-    stream, path_map, *numbers = content
+    stream, path_map, *numbers, memory_map = content
     if stream not in (None, "events"):
         raise ArgumentError(f"no such stream of events: expected `events`, found `{stream}`")
-    options = {"path_map": path_map or None}
+    options: dict[str, Any] = {"path_map": path_map or None, "memory_map": memory_map or None}
     options |= dict(zip(("time_unit", "time_offset", "pixel_parts", "text_columns"), numbers, strict=True))
     for name, value in options.items():
         if value is not None:
@@ -104,8 +109,8 @@ class ParquetRecording:
             frame = pl.scan_parquet(path, glob=False)
             schema = frame.collect_schema()
             rows = frame.select(pl.len()).collect().item()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", path) from error
+        except (*_BROKEN, OSError) as error:
+            raise _damaged(error, path) from error
         missing = [name for name in SCHEMA if name not in schema]
         if missing:
             columns = ", ".join(f"`{name}`" for name in schema)
@@ -145,8 +150,8 @@ class ParquetRecording:
     def _collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         try:
             return frame.collect(engine="streaming")
-        except pl.exceptions.PolarsError as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", self._path) from error
+        except _BROKEN as error:
+            raise _damaged(error, self._path) from error
 
     def event_count(self) -> int:
         """Count the events."""
@@ -248,5 +253,5 @@ class ParquetRecording:
     def _parts(self, parts: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         try:
             yield from parts
-        except pl.exceptions.PolarsError as error:
-            raise _error(f"damaged Parquet file: {str(error).splitlines()[0]}", self._path) from error
+        except _BROKEN as error:
+            raise _damaged(error, self._path) from error

@@ -82,7 +82,7 @@ def open(
     Parameters
     ----------
     path
-        The file, plain or compressed with gzip or Zstandard; for NPY also a folder of files with a column each.
+        The file, also inside gzip, Zstandard or zip; for NPY also a folder of files with a column each.
     format
         `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`,
         `oblog`, `parquet` or `arrow`, for a file whose content does not tell.

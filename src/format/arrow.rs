@@ -1,8 +1,8 @@
 //! Arrow IPC (Feather version 2) of our own columns, read and written.
 //!
-//! A file is the magic `ARROW1`, a message with the schema, a message for each batch of rows, and a footer that says
-//! where the batches are. The footer is not needed to read: the messages follow each other, and a file that was cut
-//! gives the batches before the cut. A stream is the messages alone.
+//! A file is the magic `ARROW1`, a message with the schema, a message for each batch of rows, and a footer that has the
+//! schema too and says where the batches are. A file that was cut has no footer; but the messages follow each other, so
+//! it gives the batches before the cut. A stream is the messages alone.
 //!
 //! Columns are `x` and `y` (Int16), `timestamp` (Duration in microseconds) and `polarity` (Int8), in any order, and
 //! others that are not looked at. Buffers are plain, LZ4 frames or Zstandard frames. Keys of the schema: `evlib.version`
@@ -34,11 +34,14 @@ use crate::table::{Table, TableReader};
 use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
 
 pub(crate) const MAGIC: &[u8] = b"ARROW1";
-/// Bytes before the first message of a file.
+/// Bytes before the first message of a file, at least, and at most where it is aligned to more than it has to be.
 const LEAD: u64 = 8;
+const LONGEST_LEAD: u64 = 512;
 const CONTINUATION: u32 = u32::MAX;
 /// Most bytes of a message without its buffers.
 const LARGEST_MESSAGE: usize = 16 << 20;
+/// Most bytes of a footer: a few dozen a batch.
+const LARGEST_FOOTER: usize = 64 << 20;
 /// Most times that a buffer may grow when it is decompressed.
 const LARGEST_RATIO: u64 = 1 << 15;
 /// Rows of a unit, and of a batch that is written.
@@ -168,30 +171,75 @@ fn message(source: &Source, offset: u64) -> Result<Option<Message>> {
     Ok(Some(Message { bytes, body: start + len as u64 }))
 }
 
+/// Where the messages of a file begin, behind the zeros after the magic.
+fn first_message(source: &Source) -> Result<u64> {
+    let mut at = LEAD;
+    let mut bytes = [0; 8];
+    while at + 8 <= source.len().min(LONGEST_LEAD) {
+        source.read_exact_at(&mut bytes, at)?;
+        if bytes != [0; 8] {
+            break;
+        }
+        at += 8;
+    }
+    Ok(at)
+}
+
+/// The schema of a file and where its batches are, by its footer; `None` if there is none that makes sense.
+fn footer(source: &Source) -> Result<Option<(Schema, Vec<u64>)>> {
+    let mut end = [0; 10];
+    let Some(start) = source.len().checked_sub(end.len() as u64) else { return Ok(None) };
+    source.read_exact_at(&mut end, start)?;
+    let Some((len, MAGIC)) = end.split_first_chunk::<4>() else { return Ok(None) };
+    let len = u32::from_le_bytes(*len) as usize;
+    let Some(start) = start.checked_sub(len as u64).filter(|_| len <= LARGEST_FOOTER) else { return Ok(None) };
+    let mut bytes = vec![0; len];
+    source.read_exact_at(&mut bytes, start)?;
+    let Ok(footer) = arrow_ipc::root_as_footer(&bytes) else { return Ok(None) };
+    let schema = footer.schema().and_then(|schema| arrow_ipc::convert::try_fb_to_schema(schema).ok());
+    let Some((schema, blocks)) = schema.zip(footer.recordBatches()) else { return Ok(None) };
+    Ok(Some((schema, blocks.iter().map(|block| block.offset().cast_unsigned()).collect())))
+}
+
 impl Directory {
-    /// Goes through the messages.
-    fn read(source: &Source, start: u64) -> Result<Self> {
+    /// Finds the batches: by the footer of a file, or message after message.
+    fn read(source: &Source, is_file: bool) -> Result<Self> {
+        if is_file && let Some((schema, offsets)) = footer(source)? {
+            let layout = layout(&schema)?;
+            let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
+            for offset in offsets {
+                if directory.take(source, offset, layout)?.is_none() {
+                    break;
+                }
+            }
+            return Ok(directory);
+        }
+        let start = if is_file { first_message(source)? } else { 0 };
         let Some(first) = message(source, start)? else { return Err(damaged("no schema", start)) };
         let parsed = arrow_ipc::root_as_message(&first.bytes).map_err(|_| damaged("damaged schema", start))?;
         let fields = parsed.header_as_schema().ok_or_else(|| damaged("no schema", start))?;
         let schema = arrow_ipc::convert::try_fb_to_schema(fields).map_err(|_| damaged("damaged schema", start))?;
         let layout = layout(&schema)?;
-        let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
         let mut offset = first.body.saturating_add(parsed.bodyLength().max(0).cast_unsigned());
-        loop {
-            match directory.next(source, offset, layout) {
-                Ok(Some(next)) => offset = next,
-                Ok(None) => return Ok(directory),
-                // What stands before it can be read.
-                Err(error) if error.kind() == ErrorKind::Format => {
-                    let bytes = source.len().saturating_sub(offset);
-                    directory.problems.add(ProblemCode::Truncated, 1, bytes, offset, || {
-                        format!("{bytes} bytes at byte {offset} that are no whole batch: {error}")
-                    });
-                    return Ok(directory);
-                }
-                Err(error) => return Err(error),
+        let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
+        while let Some(next) = directory.take(source, offset, layout)? {
+            offset = next;
+        }
+        Ok(directory)
+    }
+
+    /// [`Directory::next`], and what cannot be read is a problem.
+    fn take(&mut self, source: &Source, offset: u64, layout: [(usize, usize); 4]) -> Result<Option<u64>> {
+        match self.next(source, offset, layout) {
+            // What stands before it can be read.
+            Err(error) if error.kind() == ErrorKind::Format => {
+                let bytes = source.len().saturating_sub(offset);
+                self.problems.add(ProblemCode::Truncated, 1, bytes, offset, || {
+                    format!("{bytes} bytes at byte {offset} that are no whole batch: {error}")
+                });
+                Ok(None)
             }
+            found => found,
         }
     }
 
@@ -270,7 +318,7 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
     options.refuse_text_options()?;
     options.refuse_streams()?;
     let is_file = head.starts_with(MAGIC);
-    let directory = Directory::read(&source, if is_file { LEAD } else { 0 })?;
+    let directory = Directory::read(&source, is_file)?;
     let reasons = vec![if is_file { "magic of an Arrow IPC file" } else { "the caller says arrow: a stream" }.to_owned()];
     let mut metadata: Vec<_> = directory.schema.metadata().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     metadata.sort();

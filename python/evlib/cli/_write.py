@@ -37,7 +37,7 @@ def is_copied(recording: evlib.Recording, output: str, options: argparse.Namespa
         wanted = set(RAW)  # all of them have one extension
     else:
         wanted = {name}
-    return recording.format in wanted & {*RAW, "dat"} and recording.format in ("dat", *RAW)
+    return recording.format in wanted & {*RAW, "dat"}
 
 
 def write(

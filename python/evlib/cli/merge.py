@@ -57,12 +57,13 @@ def merged(streams: list[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
                 held[at] = batch
         if not held:
             return
-        # Up to here all streams are known.
-        horizon = min(batch["timestamp"].max() for batch in held.values())  # type: ignore[type-var]
+        # Up to here all streams are known, but the first that ends here may go on at the same time.
+        horizon, first = min((batch["timestamp"].max(), at) for at, batch in held.items())
         parts = []
         waiting = []
         for at, batch in sorted(held.items()):
-            inside = pl.col("timestamp") <= horizon
+            time = pl.col("timestamp")
+            inside = time <= horizon if at <= first else time < horizon
             parts.append(batch.filter(inside))
             rest = batch.filter(~inside)
             held[at] = rest

@@ -172,8 +172,8 @@ impl Encoding for Dat {
     const EVENT_A_WORD: bool = true;
 
     /// Records are complete; but times that have wrapped cannot be told from others.
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
-        (state.clock < Self::PERIOD).then(Vec::new)
+    fn lead(&self, _state: &State, first_us: i64) -> Option<Vec<u8>> {
+        (first_us < Self::PERIOD).then(Vec::new)
     }
 
     fn tail(&self, _bytes: &[u8]) {}

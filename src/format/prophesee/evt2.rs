@@ -176,7 +176,7 @@ impl Encoding for Evt2 {
     const EVENT_A_WORD: bool = true;
     const SEEKABLE: bool = true;
 
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
         Some(writer::lead::<writer::Evt2Words>(state.clock))
     }
 

@@ -36,7 +36,7 @@ impl Encoding for Evt21 {
     const SPANS: bool = true;
     const SEEKABLE: bool = true;
 
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
         let mut words = writer::lead::<writer::Evt21Words>(state.clock);
         if self.legacy {
             for word in words.as_chunks_mut::<8>().0 {

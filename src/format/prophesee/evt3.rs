@@ -260,7 +260,7 @@ impl Encoding for Evt3 {
     }
 
     /// Reads backwards until row, vector base and low time are known, which is near in any real stream.
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
         Some(writer::evt3_lead(state))
     }
 

@@ -61,7 +61,7 @@ impl Encoding for Evt4 {
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
 
-    fn lead(&self, state: &State) -> Option<Vec<u8>> {
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
         Some(writer::lead::<writer::Evt4Words>(state.clock))
     }
 

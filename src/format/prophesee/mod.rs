@@ -274,13 +274,21 @@ struct Raw<E> {
     encoding: E,
 }
 
-/// A place in a file and the state there.
-type Known = (u64, State);
+/// Where a word stands, the state before it, and the time of the first event or trigger of a range that it gives.
+type First = (u64, State, i64);
 
-/// Whether one of the events or triggers given is within a time range.
+/// Looks for events and triggers within a time range.
 struct Within {
     range: TimeRange,
-    found: bool,
+    first_us: Option<i64>,
+}
+
+impl Within {
+    fn see(&mut self, t: i64) {
+        if self.range.intersects(t, t) {
+            self.first_us.get_or_insert(t);
+        }
+    }
 }
 
 impl Sink for Within {
@@ -288,17 +296,17 @@ impl Sink for Within {
         true
     }
     fn event(&mut self, _: u16, _: u16, t: i64, _: bool) {
-        self.found |= self.range.intersects(t, t);
+        self.see(t);
     }
     fn trigger(&mut self, _: u8, _: bool, t: i64) {
-        self.found |= self.range.intersects(t, t);
+        self.see(t);
     }
     fn dropped(&mut self, _: ProblemCode, _: u32, _: usize) {}
 }
 
 impl<E: Encoding> Raw<E> {
     /// In a segment, the first word that gives an event or trigger of a time range, and where the last one ends.
-    fn outermost(&self, scan: &Scan<Self>, segment: &Segment<State>, range: TimeRange) -> Result<Option<(Known, u64)>> {
+    fn outermost(&self, scan: &Scan<Self>, segment: &Segment<State>, range: TimeRange) -> Result<Option<(First, u64)>> {
         let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
         with_buffer(|buffer| {
             let bytes = buffer.take(len);
@@ -308,10 +316,10 @@ impl<E: Encoding> Raw<E> {
             for (at, word) in word::Words::new(&self.encoding, bytes, 0) {
                 let (before, offset) = (state, segment.offset + at as u64);
                 let stride = self.encoding.stride(word);
-                let mut sink = Within { range, found: false };
+                let mut sink = Within { range, first_us: None };
                 self.encoding.walk(&mut state, bytes.get(at..at + stride).unwrap_or_default(), &mut sink);
-                if sink.found {
-                    let (first, _) = found.unwrap_or(((offset, before), 0));
+                if let Some(first_us) = sink.first_us {
+                    let (first, _) = found.unwrap_or(((offset, before, first_us), 0));
                     found = Some((first, offset + stride as u64));
                 }
             }
@@ -401,7 +409,7 @@ impl<E: Encoding> Segmented for Raw<E> {
                 break;
             }
         }
-        let Some((start, state)) = first else { return Ok(Some(Cut::default())) };
+        let Some((start, state, first_us)) = first else { return Ok(Some(Cut::default())) };
         let mut end = start;
         for segment in segments.iter().rev() {
             if let Some((_, last)) = scan.format.outermost(scan, segment, range)? {
@@ -409,10 +417,10 @@ impl<E: Encoding> Segmented for Raw<E> {
                 break;
             }
         }
-        let lead = scan.format.encoding.lead(&state).ok_or_else(|| {
+        let lead = scan.format.encoding.lead(&state, first_us).ok_or_else(|| {
             Error::invalid("the part cannot be copied")
                 .expecting("times below 2^32 us, which the format has")
-                .but_found(format!("{} us", state.clock))
+                .but_found(format!("{first_us} us"))
         })?;
         Ok(Some(Cut { lead, bytes: start..end }))
     }
