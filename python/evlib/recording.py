@@ -60,7 +60,7 @@ def make_selection(
     )
 
 
-def ordered(batch: _evlib.Batch, columns: list[str]) -> pl.DataFrame:
+def ordered(batch: _evlib.Batch | pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Give the columns asked for, in that order."""
     frame = pl.DataFrame(batch)
     return frame if frame.columns == columns else frame.select(columns)

@@ -260,7 +260,7 @@ fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::Parquet => Err(Error::new(ErrorKind::Unsupported, "Parquet is not read by the crate")
             .expecting("another format")
             .but_found("a Parquet file")
-            .hint("the Python package reads it; in Rust, Polars does with `scan_parquet`")),
+            .hint("the Python package reads it, where it is not packed; in Rust, Polars does with `scan_parquet`")),
     }
 }
 
