@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type};
@@ -552,15 +553,15 @@ impl io::Write for Out {
 
 /// Writes a file.
 pub(crate) struct Writer {
-    writer: FileWriter<Out>,
+    file: FileWriter<Out>,
     schema: Arc<Schema>,
     stage: Stage,
 }
 
 /// An error of Arrow's writer, which has only those of the file.
-fn refused(error: ArrowError, partial: &Partial) -> Error {
+fn refused(error: ArrowError, path: &Path) -> Error {
     match error {
-        ArrowError::IoError(_, error) => Error::io(error, partial.target()),
+        ArrowError::IoError(_, error) => Error::io(error, path),
         other => Error::invalid(other.to_string()),
     }
 }
@@ -572,11 +573,8 @@ impl Writer {
         }
         let schema = Arc::new(schema(options.geometry));
         let path = partial.target().to_path_buf();
-        let writer = FileWriter::try_new(Out(partial), &schema).map_err(|error| match error {
-            ArrowError::IoError(_, error) => Error::io(error, &path),
-            other => Error::invalid(other.to_string()),
-        })?;
-        Ok(Self { writer, schema, stage: Stage::new(GROUP) })
+        let file = FileWriter::try_new(Out(partial), &schema).map_err(|error| refused(error, &path))?;
+        Ok(Self { file, schema, stage: Stage::new(GROUP) })
     }
 
     fn batch(&mut self, rows: Rows<'_>) -> Result<()> {
@@ -590,8 +588,8 @@ impl Writer {
             Arc::new(PrimitiveArray::<Int8Type>::from_iter_values(rows.p.iter().copied())),
         ];
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
-        let result = batch.and_then(|batch| self.writer.write(&batch));
-        result.map_err(|error| refused(error, &self.writer.get_ref().0))
+        let result = batch.and_then(|batch| self.file.write(&batch));
+        result.map_err(|error| refused(error, self.file.get_ref().0.target()))
     }
 }
 
@@ -614,8 +612,8 @@ impl Sink for Writer {
     fn finish(mut self: Box<Self>) -> Result<Partial> {
         let stage = std::mem::take(&mut self.stage);
         self.batch(stage.rows())?;
-        self.writer.finish().map_err(|error| refused(error, &self.writer.get_ref().0))?;
-        match self.writer.into_inner() {
+        self.file.finish().map_err(|error| refused(error, self.file.get_ref().0.target()))?;
+        match self.file.into_inner() {
             Ok(out) => Ok(out.0),
             Err(error) => Err(Error::invalid(error.to_string())),
         }

@@ -19,7 +19,6 @@ mod pack;
 mod thrift;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use rayon::prelude::*;
@@ -28,7 +27,6 @@ use crate::columns::Rows;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::format::arrow::{metadata, schema};
-use crate::scan::pool;
 use crate::schema::Geometry;
 use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
 use thrift::Struct;
@@ -71,7 +69,6 @@ struct Chunk {
 /// Writes a file.
 pub(crate) struct Writer {
     partial: Partial,
-    pool: Arc<rayon::ThreadPool>,
     compress: bool,
     geometry: Geometry,
     stage: Stage,
@@ -92,7 +89,6 @@ impl Writer {
         partial.write_all(MAGIC)?;
         Ok(Self {
             partial,
-            pool: pool(options.threads)?,
             compress,
             geometry: options.geometry,
             stage: Stage::new(GROUP),
@@ -108,18 +104,13 @@ impl Writer {
             return Ok(());
         }
         let compress = self.compress;
-        let chunks: Vec<Chunk> = self.pool.install(|| {
-            (0..NAMES.len())
-                .into_par_iter()
-                .with_max_len(1)
-                .map(|column| match column {
-                    0 => dictionary(rows.x.iter().map(|x| i32::from(*x)), compress),
-                    1 => dictionary(rows.y.iter().map(|y| i32::from(*y)), compress),
-                    T => times(rows.t, compress),
-                    _ => polarities(rows.p, compress),
-                })
-                .collect()
-        });
+        let encode = |column| match column {
+            0 => dictionary(rows.x.iter().map(|x| i32::from(*x)), compress),
+            1 => dictionary(rows.y.iter().map(|y| i32::from(*y)), compress),
+            T => times(rows.t, compress),
+            _ => polarities(rows.p, compress),
+        };
+        let chunks: Vec<Chunk> = (0..NAMES.len()).into_par_iter().with_max_len(1).map(encode).collect();
         let sorted = rows.t.is_sorted();
         let start = self.position;
         let mut columns = Vec::new();

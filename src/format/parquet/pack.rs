@@ -130,7 +130,7 @@ mod tests {
     fn packed_values_come_back() {
         for width in 1..=16 {
             for count in [1, 7, 8, 63, 64, 65, 1000] {
-                let values: Vec<u16> = (0..count).map(|at| (at as u32 * 40_503 & ((1 << width) - 1)) as u16).collect();
+                let values: Vec<u16> = (0..count).map(|at| ((at as u32 * 40_503) & ((1 << width) - 1)) as u16).collect();
                 let mut out = Vec::new();
                 pack(width, count, &mut values.iter().copied(), &mut out);
                 assert_eq!(out.len(), count.div_ceil(8) * width as usize);
