@@ -434,6 +434,13 @@ def test_every_written_format_can_be_named(clean, tmp_path):
         assert f'"{name}"' in str(error.value)
 
 
+def test_convert_says_what_is_not_written(tmp_path):
+    path = Path(__file__).parents[1] / "fuzz" / "seeds" / "caer.aedat"
+    assert {"frames", "imu"} < set(evlib.open(path).streams["name"])
+    result = evlib_cli("convert", path, tmp_path / "a.raw")
+    assert "not written: frames, imu" in result.stderr
+
+
 def test_convert_keeps_triggers_where_it_can(tmp_path):
     path = tmp_path / "a.hdf5"
     triggers = {"id": [1, 1], "polarity": [1, -1], "timestamp": [5, 9]}

@@ -89,7 +89,10 @@ def say(output: str, rows: int, triggers: int, how: str = "") -> None:
 
 
 def losses(recording: evlib.Recording, path: str) -> int:
-    """Say what the recording itself has lost; the exit code."""
+    """Say which frames and samples are not written, and what the recording itself has lost; the exit code."""
+    beside = recording.streams.filter(pl.col("kind").is_in(["frames", "imu"]), pl.col("rows").ne_missing(0))
+    if beside.height:
+        print(f"evlib: note: {path}: not written: {', '.join(beside['name'])}", file=sys.stderr)
     found = recording.problems.filter(severity="loss")
     for code, count, unit in found.select("code", "count", "unit").rows():
         print(f"evlib: note: {path} has losses: {code} {count:,} {unit}", file=sys.stderr)
