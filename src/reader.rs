@@ -11,9 +11,11 @@ use crate::error::{Error, Result};
 use crate::index;
 use crate::problem::{ProblemCode, Problems};
 use crate::scan::{self, Scan, Segmented};
+use crate::schema::TimeRange;
 use crate::selection::Selection;
 use crate::side::SideStream;
 use crate::source::Source;
+use crate::write::Partial;
 
 /// What a format gives a [`Recording`].
 pub(crate) trait Reader: Send + Sync {
@@ -29,6 +31,11 @@ pub(crate) trait Reader: Send + Sync {
     /// The stream beside the events that has this name.
     fn side(self: Arc<Self>, name: &str, _pool: Arc<ThreadPool>) -> Result<SideStream> {
         Err(no_side_stream(name, &[]))
+    }
+
+    /// Appends the events of a time range to a new file as they stand in this one; false where that cannot be done.
+    fn cut(&self, _range: TimeRange, _to: &mut Partial, _pool: &ThreadPool) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -140,6 +147,15 @@ impl<F: Segmented> Reader for SegmentReader<F> {
     fn side(self: Arc<Self>, name: &str, _: Arc<ThreadPool>) -> Result<SideStream> {
         F::side(self, name)
     }
+
+    fn cut(&self, range: TimeRange, to: &mut Partial, pool: &ThreadPool) -> Result<bool> {
+        self.load_index();
+        let Some(cut) = F::cut(&self.scan, range, pool)? else { return Ok(false) };
+        to.copy(&self.scan.source, 0..self.scan.format.payload())?;
+        to.write_all(&cut.lead)?;
+        to.copy(&self.scan.source, cut.bytes)?;
+        Ok(true)
+    }
 }
 
 struct SegmentBatches<F: Segmented> {
@@ -150,6 +166,56 @@ struct SegmentBatches<F: Segmented> {
 impl<F: Segmented> BatchStream for SegmentBatches<F> {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
         self.batches.next(&self.reader.scan, rows, pool)
+    }
+}
+
+/// A reader with problems that were known before it.
+pub(crate) struct Noted {
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) notes: Problems,
+}
+
+impl Reader for Noted {
+    fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
+        self.reader.read(selection, pool)
+    }
+
+    fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
+        Arc::clone(&self.reader).batches(selection)
+    }
+
+    fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
+        self.reader.triggers(pool)
+    }
+
+    fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
+        self.reader.counts(pool)
+    }
+
+    fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
+        self.reader.time_range(pool)
+    }
+
+    fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
+        let mut problems = self.reader.problems(pool)?;
+        problems.merge(&self.notes);
+        Ok(problems)
+    }
+
+    fn is_indexed(&self) -> bool {
+        self.reader.is_indexed()
+    }
+
+    fn save_index(&self, pool: &ThreadPool) -> Result<PathBuf> {
+        self.reader.save_index(pool)
+    }
+
+    fn side(self: Arc<Self>, name: &str, pool: Arc<ThreadPool>) -> Result<SideStream> {
+        Arc::clone(&self.reader).side(name, pool)
+    }
+
+    fn cut(&self, range: TimeRange, to: &mut Partial, pool: &ThreadPool) -> Result<bool> {
+        self.reader.cut(range, to, pool)
     }
 }
 

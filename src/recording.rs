@@ -9,14 +9,15 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use crate::columns::{EventColumns, TriggerColumns};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, Format, Identity, Opened};
 use crate::problem::Problems;
 use crate::reader::BatchStream;
 use crate::scan::{BATCH_ROWS, pool};
-use crate::schema::{Geometry, TimeSource, TimeUnit};
+use crate::schema::{Geometry, TimeRange, TimeSource, TimeUnit};
 use crate::selection::Selection;
 use crate::side::SideStream;
+use crate::write::Partial;
 
 /// How to open a recording, where the file does not say all or should not be asked.
 ///
@@ -386,6 +387,42 @@ impl Recording {
         self.opened.reader.is_indexed()
     }
 
+    /// Copies the part of a RAW or DAT file that has the events and triggers of a time range to a new file, word for
+    /// word, behind the header and the words that a decoder needs to start there; times stay as they are.
+    ///
+    /// The part reaches from the first event or trigger of the range to the last: where the recording is not in order
+    /// of time, what stands between them comes along.
+    ///
+    /// # Errors
+    /// `Unsupported` for other formats, whose events have to be written anew; `InvalidArgument` for a DAT file whose
+    /// times have wrapped before the range; `Io` as [`EventWriter`](crate::EventWriter).
+    ///
+    /// ```
+    /// # fn main() -> evlib::Result<()> {
+    /// # let path = std::env::temp_dir().join(format!("evlib-doc-cut-{}.raw", std::process::id()));
+    /// # let part = path.with_extension("part.raw");
+    /// # evlib::doc_recording(&path)?;
+    /// use evlib::{Recording, Selection, TimeRange};
+    /// let (recording, range) = (Recording::open(&path)?, TimeRange::new(Some(100), Some(200)));
+    /// recording.cut(range, &part, false)?;
+    /// let whole = recording.read(Selection::default().with_time_range(range))?;
+    /// assert_eq!(Recording::open(&part)?.read(Selection::default())?, whole);
+    /// # std::fs::remove_file(&path).ok();
+    /// # std::fs::remove_file(&part).ok();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cut(&self, range: TimeRange, path: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+        let mut partial = Partial::start(path.as_ref(), overwrite)?;
+        if !self.opened.reader.cut(range, &mut partial, &*self.pool.get()?)? {
+            return Err(Error::new(ErrorKind::Unsupported, "the events of this format cannot be copied word for word")
+                .expecting("RAW or DAT")
+                .but_found(format!("`{}`", self.format()))
+                .with_path(&self.path));
+        }
+        partial.complete(overwrite)
+    }
+
     /// Saves the segment index beside the recording, as its name and `.evlib-index`; later openings use it as long
     /// as size, modification time and header of the recording are the same.
     ///
@@ -480,6 +517,13 @@ pub struct Batches {
 }
 
 impl Batches {
+    /// The events of a stream of its own, all columns.
+    #[cfg(feature = "python")]
+    pub(crate) fn over(stream: Box<dyn BatchStream>) -> Result<Self> {
+        let (pool, held) = (pool(Some(1))?, VecDeque::new());
+        Ok(Self { stream, pool, size: Size::About(BATCH_ROWS), columns: crate::Columns::ALL, held, window_end: None, done: false })
+    }
+
     /// Makes batches of about `rows` rows, whatever is decoded at a time without a copy.
     #[must_use]
     pub fn with_about(mut self, rows: usize) -> Self {

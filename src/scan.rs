@@ -57,6 +57,14 @@ pub(crate) struct Segment<S> {
     pub(crate) last_us: i64,
 }
 
+/// A stretch of a file that can be copied, and what has to stand before it.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    /// Words that bring a decoder into the state at the start.
+    pub(crate) lead: Vec<u8>,
+    pub(crate) bytes: std::ops::Range<u64>,
+}
+
 /// A part of a file and the state at its start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span<S> {
@@ -129,6 +137,14 @@ pub(crate) trait Segmented: Send + Sync + 'static {
 
     /// Decodes the external triggers of `bytes`.
     fn triggers(&self, state: &mut Self::State, bytes: &[u8], out: &mut TriggerColumns);
+
+    /// The bytes that have all events and triggers of a time range, where they can be copied as they are.
+    fn cut(_scan: &Scan<Self>, _range: TimeRange, _pool: &rayon::ThreadPool) -> Result<Option<Cut>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
 
     /// The stream beside the events that has this name.
     fn side(_reader: Arc<SegmentReader<Self>>, name: &str) -> Result<SideStream>
@@ -541,7 +557,7 @@ impl<F: Segmented> Scan<F> {
     }
 
     /// The segments that can have events of these times.
-    fn in_time(&self, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Vec<Segment<F::State>>> {
+    pub(crate) fn in_time(&self, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Vec<Segment<F::State>>> {
         if !self.is_planned()
             && let Some(found) = self.bisect(range, pool)?
         {
@@ -661,7 +677,7 @@ pub(crate) fn bytes_of<'a, S>(segment: &Segment<S>, bytes: &'a [u8], offset: u64
 }
 
 /// Runs `work` with this thread's read buffer.
-fn with_buffer<R>(work: impl FnOnce(&mut Buffer) -> R) -> R {
+pub(crate) fn with_buffer<R>(work: impl FnOnce(&mut Buffer) -> R) -> R {
     thread_local!(static BUFFER: std::cell::RefCell<Buffer> = std::cell::RefCell::new(Buffer::default()));
     BUFFER.with(|buffer| match buffer.try_borrow_mut() {
         Ok(mut buffer) => work(&mut buffer),

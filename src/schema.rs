@@ -119,6 +119,8 @@ impl Geometry {
     /// The largest width or height: coordinates are stored as Int16.
     pub const MAX: u16 = 1 << 15;
 
+    pub(crate) const LARGEST: Self = Self { width: Self::MAX, height: Self::MAX };
+
     /// A sensor of `width` x `height` pixels.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open file with its length at the time of opening, or several that are read as one after the other.
+///
+/// Of a packed file it has the content: lengths and positions are the content's.
 #[derive(Debug)]
 pub(crate) struct Source {
     file: File,
@@ -74,15 +76,9 @@ impl Source {
         (file, offset - start, end.saturating_sub(offset))
     }
 
-    /// The content of this file, unpacked into another of `len` bytes.
-    pub(crate) fn unpacked(&self, file: File, len: u64) -> Self {
-        let called = Some(self.path.with_extension(""));
-        Self { file, path: self.path.clone(), called, len, modified: self.modified, more: Vec::new() }
-    }
-
-    /// Gives the content a name of its own.
-    pub(crate) fn called(self, name: PathBuf) -> Self {
-        Self { called: Some(name), ..self }
+    /// The content of this file, unpacked into another of `len` bytes, and what it is called.
+    pub(crate) fn unpacked(&self, file: File, len: u64, called: PathBuf) -> Self {
+        Self { file, path: self.path.clone(), called: Some(called), len, modified: self.modified, more: Vec::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -15,11 +15,11 @@ use crate::columns::{EventColumns, Rows, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::format::aedat::writer::Aedat4Encoder;
 use crate::format::numpy_write::{NpySink, NpzSink};
-use crate::format::{Format, atis_bin, event_stream, hdf5, prophesee, text};
+use crate::format::{Format, arrow, atis_bin, event_stream, hdf5, parquet, prophesee, text};
 use crate::scan::pool;
 use crate::schema::{Columns, Geometry};
 use crate::simd::{self, Kernel};
-use crate::source::create_partial;
+use crate::source::{Buffer, Source, create_partial};
 
 /// Bytes encoded before they are written.
 const CHUNK: usize = 1 << 20;
@@ -126,9 +126,9 @@ pub struct WriteOptions {
     /// HDF5: the layout; by default Prophesee's for files named `.hdf5`, that of DSEC for others.
     pub layout: Option<Hdf5Layout>,
     /// HDF5 in the DSEC layout: the compression, by default [`Compression::Zstd`]; AEDAT 4.0: [`Compression::Lz4`], which
-    /// is the default, or none.
+    /// is the default, or none; Parquet: none, which is the default, or [`Compression::Zstd`].
     pub compression: Option<Compression>,
-    /// Threads that check and compress what goes into HDF5; all processors by default.
+    /// Threads that check and encode what goes into HDF5 and Parquet; all processors by default.
     pub threads: Option<usize>,
 }
 
@@ -153,14 +153,14 @@ impl WriteOptions {
         self
     }
 
-    /// Compresses HDF5 in the DSEC layout, or AEDAT 4.0, in this way.
+    /// Compresses HDF5 in the DSEC layout, AEDAT 4.0 or Parquet in this way.
     #[must_use]
     pub fn with_compression(mut self, compression: Compression) -> Self {
         self.compression = Some(compression);
         self
     }
 
-    /// Compresses HDF5 with this many threads.
+    /// Encodes HDF5 and Parquet with this many threads.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
@@ -181,6 +181,17 @@ impl Partial {
         Ok(Self { path: path.to_path_buf(), place, file: Some(file) })
     }
 
+    /// [`Partial::new`] where there is no folder, nor a file that may not be replaced.
+    pub(crate) fn start(path: &Path, overwrite: bool) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
+        }
+        if !overwrite && path.exists() {
+            return Err(exists(path));
+        }
+        Self::new(path)
+    }
+
     /// Another file for the same place.
     pub(crate) fn another(&self) -> Result<Self> {
         Self::new(&self.path)
@@ -191,10 +202,20 @@ impl Partial {
         &self.place
     }
 
+    /// The name that the file will have.
+    pub(crate) fn target(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        self.append(bytes).map_err(|error| Error::io(error, &self.path))
+    }
+
+    /// Appends, for those who name the file themselves.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(bytes).map_err(|error| Error::io(error, &self.path))
+        file.write_all(bytes)
     }
 
     /// Replaces the first bytes.
@@ -208,8 +229,21 @@ impl Partial {
         file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(|error| Error::io(error, &self.path))
     }
 
+    /// Appends a range of another file's bytes.
+    pub(crate) fn copy(&mut self, source: &Source, range: Range<u64>) -> Result<()> {
+        let mut buffer = Buffer::default();
+        let mut at = range.start;
+        while at < range.end {
+            let part = buffer.take(usize::try_from(range.end - at).unwrap_or(CHUNK).min(CHUNK));
+            source.read_exact_at(part, at)?;
+            self.write_all(part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Gives the file its name.
-    fn complete(mut self, overwrite: bool) -> Result<()> {
+    pub(crate) fn complete(mut self, overwrite: bool) -> Result<()> {
         drop(self.file.take());
         if !overwrite && self.path.exists() {
             return Err(exists(&self.path));
@@ -263,6 +297,11 @@ pub(crate) trait Encoder: Send {
     fn finish(&mut self, _out: &mut Vec<u8>) -> Option<(u64, Vec<u8>)> {
         None
     }
+}
+
+/// A format is not written with this compression.
+pub(crate) fn refuse_compression(format: Format, expected: &str, found: Compression) -> Error {
+    Error::invalid(format!("`{format}` is not written with this compression")).expecting(expected).but_found(format!("`{}`", found.name()))
 }
 
 /// Checks that a format whose largest sensor is `largest` can hold one of this size.
@@ -344,6 +383,62 @@ impl TriggerLimits {
             last = *t;
         }
         Ok(())
+    }
+}
+
+/// Rows that are not enough for a group yet.
+#[derive(Default)]
+pub(crate) struct Stage {
+    /// Rows of a group.
+    group: usize,
+    x: Vec<i16>,
+    y: Vec<i16>,
+    t: Vec<i64>,
+    p: Vec<i8>,
+}
+
+impl Stage {
+    pub(crate) fn new(group: usize) -> Self {
+        Self { group, ..Self::default() }
+    }
+
+    /// Takes rows, and shows `sink` all that make groups.
+    pub(crate) fn feed(&mut self, rows: Rows<'_>, mut sink: impl FnMut(Rows<'_>) -> Result<()>) -> Result<()> {
+        let mut at = 0;
+        if !self.t.is_empty() {
+            at = rows.len.min(self.group - self.t.len());
+            self.extend(rows.cut(0..at));
+            if self.t.len() == self.group {
+                sink(self.rows())?;
+                self.clear();
+            }
+        }
+        while rows.len - at >= self.group {
+            sink(rows.cut(at..at + self.group))?;
+            at += self.group;
+        }
+        self.extend(rows.cut(at..rows.len));
+        Ok(())
+    }
+
+    /// The rows that are left.
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows { x: &self.x, y: &self.y, t: &self.t, p: &self.p, len: self.t.len() }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        let Self { x, y, t, p, .. } = self;
+        x.clear();
+        y.clear();
+        t.clear();
+        p.clear();
+    }
+
+    fn extend(&mut self, rows: Rows<'_>) {
+        self.x.extend_from_slice(rows.x);
+        self.y.extend_from_slice(rows.y);
+        self.t.extend_from_slice(rows.t);
+        self.p.extend_from_slice(rows.p);
     }
 }
 
@@ -478,8 +573,9 @@ impl EventWriter {
     /// Starts a recording in `format` of a sensor of size `geometry`.
     ///
     /// Written are [`Format::Evt3`], [`Format::Evt2`], [`Format::Evt21`] (little-endian words), [`Format::Evt4`],
-    /// [`Format::Dat`] (version 2), [`Format::Aedat4`], [`Format::Hdf5`], [`Format::Npy`], [`Format::Npz`],
-    /// [`Format::EventStream`], [`Format::AtisBin`] and [`Format::Text`], which is CSV where the path ends in `.csv`.
+    /// [`Format::Dat`] (version 2), [`Format::Aedat4`], [`Format::Hdf5`], [`Format::Parquet`], [`Format::Arrow`],
+    /// [`Format::Npy`], [`Format::Npz`], [`Format::EventStream`], [`Format::AtisBin`] and [`Format::Text`], which is CSV
+    /// where the path ends in `.csv`.
     ///
     /// # Errors
     /// `InvalidArgument` if the format is not written or cannot hold the geometry; `Io` if the file cannot be made,
@@ -500,56 +596,53 @@ impl EventWriter {
             Format::Aedat4 => {
                 let compression = options.compression.unwrap_or(Compression::Lz4);
                 if !matches!(compression, Compression::Lz4 | Compression::None) {
-                    return Err(Error::invalid("`aedat4` is not written with this compression")
-                        .expecting("`lz4` or `none`")
-                        .but_found(format!("`{}`", compression.name())));
+                    return Err(refuse_compression(Format::Aedat4, "`lz4` or `none`", compression));
                 }
                 (Some(Box::new(Aedat4Encoder::new(geometry, compression))), any)
             }
             Format::EventStream => (Some(Box::new(event_stream::Writer::new(geometry))), any),
             Format::AtisBin => (Some(Box::new(atis_bin::Writer)), atis_bin::LARGEST),
             Format::Text => (Some(Box::new(text::Writer::new(path))), any),
-            Format::Hdf5 | Format::Npy | Format::Npz => (None, any),
+            Format::Hdf5 | Format::Npy | Format::Npz | Format::Parquet | Format::Arrow => (None, any),
             other => match prophesee::writer::encoder(other, geometry) {
                 Some((encoder, range)) => (Some(encoder), (range, range)),
                 None => {
                     return Err(Error::invalid("this format is read but not written")
-                        .expecting("`evt3`, `evt2`, `evt21`, `evt4`, `dat`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`")
+                        .expecting(
+                            "`evt3`, `evt2`, `evt21`, `evt4`, `dat`, `aedat4`, `hdf5`, `parquet`, `arrow`, `npy`, `npz`, `es`, \
+                             `atis-bin` or `text`",
+                        )
                         .but_found(format!("`{other}`")));
                 }
             },
         };
-        let aedat = options.format == Format::Aedat4;
+        let compressed = matches!(options.format, Format::Aedat4 | Format::Parquet | Format::Arrow);
         check_geometry(geometry, largest)?;
         if options.format == Format::Hdf5 {
             hdf5::write::check(path, options)?;
         } else {
             let named = options.layout.map(|layout| ("layout", layout.name()));
-            let compression = options.compression.filter(|_| !aedat).map(|compression| ("compression", compression.name()));
+            let compression = options.compression.filter(|_| !compressed).map(|compression| ("compression", compression.name()));
             if let Some((what, name)) = named.or(compression) {
                 return Err(Error::invalid(format!("`{}` has no choice of {what}", options.format))
                     .expecting("the format `hdf5`")
                     .but_found(format!("{what} `{name}`")));
             }
         }
-        if path.is_dir() {
-            return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
-        }
-        if !options.overwrite && path.exists() {
-            return Err(exists(path));
-        }
         let pool = if encoder.is_none() { Some(pool(options.threads)?) } else { None };
-        let partial = Partial::new(path)?;
+        let partial = Partial::start(path, options.overwrite)?;
         let sink: Box<dyn Sink> = match (encoder, options.format) {
             (Some(encoder), _) => Box::new(Bytes::new(partial, encoder, geometry, &date)?),
             (None, Format::Npy) => Box::new(NpySink::new(partial)?),
             (None, Format::Npz) => Box::new(NpzSink::new(partial)?),
+            (None, Format::Parquet) => Box::new(parquet::Writer::new(partial, options)?),
+            (None, Format::Arrow) => Box::new(arrow::Writer::new(partial, options)?),
             (None, _) => hdf5::write::sink(path, partial, options, &date)?,
         };
         Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN, pool })
     }
 
-    /// Appends events. All four columns are needed; times must not go back, but in text and ATIS `.bin`.
+    /// Appends events. All four columns are needed; times must not go back, but in text, ATIS `.bin`, Parquet and Arrow.
     ///
     /// # Errors
     /// `InvalidArgument` naming the first row that the format cannot hold: a time that is negative, too large or

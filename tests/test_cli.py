@@ -408,6 +408,7 @@ def test_completion_of_bash(words, expected):
     [
         *("a.h5", "a.hdf5", "b.raw", "a.npy", "a.npz", "a.es", "a.txt", "a.csv", "a.dat", "a.aedat4"),
         *("--to evt2 a.bin", "--to evt21 a.raw", "--to evt4 a.raw", "--to text a.events", "--compression gzip a.h5"),
+        *("a.parquet", "--compression zstd a.parquet", "a.arrow", "--to arrow a.events"),
     ],
 )
 def test_convert(target, clean, events, tmp_path):
@@ -436,6 +437,13 @@ def test_every_written_format_can_be_named(clean, tmp_path):
         evlib.write_events(evlib.read_events(clean), tmp_path / "a.xyz", geometry=GEOMETRY)
     for name in _parser.WRITTEN:
         assert f'"{name}"' in str(error.value)
+
+
+def test_convert_says_what_is_not_written(tmp_path):
+    path = Path(__file__).parents[1] / "fuzz" / "seeds" / "caer.aedat"
+    assert {"frames", "imu"} < set(evlib.open(path).streams["name"])
+    result = evlib_cli("convert", path, tmp_path / "a.raw")
+    assert "not written: frames, imu" in result.stderr
 
 
 def test_convert_keeps_triggers_where_it_can(tmp_path):

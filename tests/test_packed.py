@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import polars as pl
 import pytest
-from conftest import rows
+from conftest import problem_counts, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,12 +114,16 @@ def test_cut_and_damaged(packing, plain, tmp_path):
     pack, extension = PACKINGS[packing]
     packed = pack(plain[:20_000])
     path = tmp_path / f"events.txt{extension}"
+    path.write_bytes(packed)
+    events_in_it = evlib.open(path).event_count
     refused = (evlib.FormatError, evlib.exceptions.TruncatedError)
     for end in [*range(4, 40), *range(40, len(packed), len(packed) // 50), len(packed) - 1]:
         path.write_bytes(packed[:end])
         try:
+            recording = evlib.open(path)
             # What ends between two members or frames cannot be told from what is whole.
-            assert evlib.read_events(path).height < COUNT
+            if recording.read().height < events_in_it:
+                assert "TRUNCATED" in problem_counts(recording) or "two" in packing
         except refused as error:
             assert error.path == str(path)
     for at in range(10, len(packed), max(1, len(packed) // 100)):
@@ -131,8 +135,11 @@ def test_cut_and_damaged(packing, plain, tmp_path):
         except evlib.EvlibError as error:
             assert str(path) in str(error)
     path.write_bytes(packed[: len(packed) // 3])
-    with pytest.raises(refused):
-        evlib.open(path)
+    if extension == ".zip":
+        with pytest.raises(refused):
+            evlib.open(path)
+    elif packing != "Zstandard":  # whose blocks are longer than what is left here
+        assert evlib.read_events(path).height > 0
 
 
 def test_a_check_sum_that_does_not_fit(plain, tmp_path):

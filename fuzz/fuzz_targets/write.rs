@@ -5,7 +5,18 @@ use evlib::{Compression, EventColumns, EventWriter, Format, Geometry, OpenOption
 use evlib_fuzz::{Scratch, read, rows};
 use libfuzzer_sys::fuzz_target;
 
-const FORMATS: [Format; 6] = [Format::Evt2, Format::Evt3, Format::Aedat4, Format::EventStream, Format::AtisBin, Format::Text];
+const FORMATS: [Format; 10] = [
+    Format::Evt2,
+    Format::Evt3,
+    Format::Aedat4,
+    Format::EventStream,
+    Format::AtisBin,
+    Format::Text,
+    Format::Evt21,
+    Format::Evt4,
+    Format::Dat,
+    Format::Arrow,
+];
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, content)) = data.split_first() else { return };

@@ -4,7 +4,7 @@ Every call that reads or decodes releases the GIL. Errors are those of `evlib.ex
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, final, type_check_only
@@ -25,6 +25,7 @@ __all__ = [
     "LogTable",
     "LogTail",
     "LogWriter",
+    "Rebatched",
     "Recording",
     "SideStream",
     "Writer",
@@ -41,6 +42,7 @@ __all__ = [
     "log_repair",
     "open",
     "read_array",
+    "rebatch",
 ]
 
 __version__: str
@@ -99,6 +101,16 @@ class Batches:
         """Decode the next batch."""
 
 @final
+class Rebatched:
+    """Iterator over the events of another iterator, in batches of other sizes; made by `rebatch`."""
+
+    def __iter__(self) -> Self:
+        """Give itself."""
+
+    def __next__(self) -> Batch:
+        """Take as many as the next batch needs."""
+
+@final
 class Recording:
     """An open recording. Opening reads only the head of the file; made by `open`."""
 
@@ -145,6 +157,9 @@ class Recording:
 
         Each is code, severity, count, unit of the count, bytes, offset of the first byte, and a few examples.
         """
+
+    def cut(self, path: _Path, time_range: tuple[int | None, int | None], overwrite: bool) -> None:
+        """Copy the part with the events of a time range to a new file, word for word."""
 
     def save_index(self) -> Path:
         """Save the segment index beside the recording and return its path."""
@@ -236,6 +251,9 @@ def open(
 
 def identify(path: _Path) -> tuple[str, str, list[str]]:
     """Tell format, confidence and reasons from the head of a file."""
+
+def rebatch(parts: Iterator[_ArrowStream], rows: int | None = None, duration_us: int | None = None) -> Rebatched:
+    """Cut events with exactly the columns of `evlib._scan.SCHEMA` into batches of `rows` rows or `duration_us`."""
 
 def read_array(path: _Path, dataset: str) -> tuple[bytes, list[int], str]:
     """Read the numbers of a small HDF5 data set: bytes in C order, shape, type as NumPy names it."""

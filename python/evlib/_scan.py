@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from evlib import _evlib
+    from evlib._parquet import ParquetRecording
 
 SCHEMA: dict[str, pl.DataType] = {
     "x": pl.Int16(),
@@ -217,12 +218,13 @@ def analyse(predicate: pl.Expr | None, columns: list[str]) -> Selection:
 class Source:
     """A recording that a LazyFrame reads; pickled, and in frames of very many files, only what it takes to open it."""
 
-    def __init__(self, opened: _evlib.Recording, *, keep_open: bool = True) -> None:
+    def __init__(self, opened: _evlib.Recording | ParquetRecording, *, keep_open: bool = True) -> None:
+        self._open: Callable[..., Any]
         self._open, self._arguments = opened.__reduce__()
         self._opened = opened if keep_open else None
         self.format = opened.format
 
-    def recording(self) -> _evlib.Recording:
+    def recording(self) -> _evlib.Recording | ParquetRecording:
         """Give the recording, opened again if need be."""
         return self._open(*self._arguments) if self._opened is None else self._opened
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import polars as pl
 
-from evlib import _arguments, _evlib, exceptions
+from evlib import _arguments, _evlib, _parquet, exceptions
 from evlib._scan import Source, scan
 from evlib.recording import OnProblem, Recording, make_selection, raise_on_loss
 
@@ -57,7 +57,11 @@ def identify(path: Path) -> Identity:
     >>> evlib.identify("recording.raw")
     Identity(format='evt3', confidence='certain', reasons=['header field `format` is `EVT3`'])
     """
-    return Identity(*_evlib.identify(_arguments.path(path)))
+    name = _arguments.path(path)
+    if _parquet.is_parquet(name):
+        found = _parquet.open_recording(name, None)
+        return Identity(found.format, found.confidence, found.reasons)
+    return Identity(*_evlib.identify(name))
 
 
 def open(
@@ -81,14 +85,15 @@ def open(
     Parameters
     ----------
     path
-        The file; for NPY also a folder of files with a column each, for ROS 2 the folder of a bag.
+        The file, also inside gzip, Zstandard or zip; for NPY also a folder of files with a column each, for ROS 2 the
+        folder of a bag.
     format
         `evt2`, `evt21`, `evt3`, `evt4`, `dat`, `hdf5`, `npy`, `npz`, `aedat1` to `aedat4`, `es`, `atis-bin`, `text`,
-        `bag`, `db3`, `mcap` or `oblog`, for a file whose content does not tell.
+        `bag`, `db3`, `mcap`, `oblog`, `parquet` or `arrow`, for a file whose content does not tell.
     geometry
         Width and height of the sensor in pixels, in place of the file's. Events outside are dropped and counted.
     threads
-        Threads that decode; all processors by default.
+        Threads that decode; all processors by default. Parquet is decoded by Polars, in its own threads.
     stream
         Stream of events to read, where the file has several cameras or topics: see `Recording.streams`.
     path_map
@@ -146,7 +151,10 @@ def open(
         _arguments.flag(memory_map, "memory_map"),
         _arguments.text(time_source, "time_source"),
     )
-    recording = Recording(_evlib.open(name, format, size, workers, content), name)
+    if format == "parquet" or (format is None and _parquet.is_parquet(name)):
+        recording = Recording(_parquet.open_with(name, size, content), name)
+    else:
+        recording = Recording(_evlib.open(name, format, size, workers, content), name)
     if on_problem == "raise":
         raise_on_loss(recording.problems, name)
     return recording
@@ -240,8 +248,11 @@ def load_events(
             time_source=time_source,
             on_problem=on_problem,
         )
-        opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
         label = _arguments.printable(name) if source else None
+        if isinstance(recording._opened, _parquet.ParquetRecording):
+            frames.append(recording._opened.labelled(label))
+            continue
+        opened = Source(recording._opened, keep_open=len(names) <= _OPEN_FILES)
         frames.append(scan(opened, batch_rows=batch_rows, path=name, label=label))
     return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from evlib import _evlib
     from evlib._arguments import Microseconds, TimeRange
+    from evlib._parquet import ParquetRecording
 
 OnProblem = Literal["record", "raise"]
 
@@ -59,7 +60,7 @@ def make_selection(
     )
 
 
-def ordered(batch: _evlib.Batch, columns: list[str]) -> pl.DataFrame:
+def ordered(batch: _evlib.Batch | pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     """Give the columns asked for, in that order."""
     frame = pl.DataFrame(batch)
     return frame if frame.columns == columns else frame.select(columns)
@@ -90,7 +91,7 @@ class Recording:
     index, time ranges are found without reading the rest of the file.
     """
 
-    def __init__(self, opened: _evlib.Recording, path: str) -> None:
+    def __init__(self, opened: _evlib.Recording | ParquetRecording, path: str) -> None:
         self._opened = opened
         self._path = path
 
@@ -288,6 +289,33 @@ class Recording:
             selection = make_selection([*order, "timestamp"], time_range, region, polarity)
         batches = self._opened.batches(selection, rows=rows, duration_us=duration_us)
         return (ordered(batch, order) for batch in batches)
+
+    def cut(
+        self, path: str | os.PathLike[str], *, time_range: TimeRange | None = None, overwrite: bool = False
+    ) -> None:
+        """Copy the part with the events and triggers of a time range to a new RAW or DAT file, word for word.
+
+        In front of it stand the header and the words that a decoder needs, so that times stay as they are. The part
+        reaches from the first event or trigger of the range to the last: where the recording is not in order of time,
+        what stands between them comes along.
+
+        Parameters
+        ----------
+        path
+            The new file, in the format of this one.
+        time_range
+            `(start, end)` with `start <= timestamp < end`; timedeltas or integer microseconds, None for an open end.
+        overwrite
+            Whether a file that is there may be replaced.
+
+        Raises
+        ------
+        UnsupportedError
+            The recording is neither RAW nor DAT: write its events anew with :func:`evlib.write_events`.
+        FileExistsError
+            The file is there and `overwrite` is false.
+        """
+        self._opened.cut(_arguments.path(path), _arguments.time_range(time_range), overwrite)
 
     def save_index(self) -> Path:
         """Save the segment index beside the recording and return its path.

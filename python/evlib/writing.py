@@ -20,6 +20,9 @@ _BY_EXTENSION = {
     ".raw": "evt3",
     ".dat": "dat",
     ".aedat4": "aedat4",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
     ".npy": "npy",
@@ -99,12 +102,16 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
     return frame.rechunk()
 
 
+def format_of(path: str) -> str | None:
+    """Give the format that the extension of a new file stands for."""
+    return _BY_EXTENSION.get(os.path.splitext(path)[1].lower())  # noqa: PTH122
+
+
 def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:
     """Tell whether the format that these arguments of `write_events` stand for holds external triggers."""
-    extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    format = format or _BY_EXTENSION.get(extension)
+    format = format or format_of(path)
     if format == "hdf5":
-        return (layout or ("prophesee" if extension == ".hdf5" else "dsec")) == "prophesee"
+        return (layout or ("prophesee" if path.lower().endswith(".hdf5") else "dsec")) == "prophesee"
     return format in _RAW
 
 
@@ -126,17 +133,19 @@ def write_events(
     Parameters
     ----------
     data
-        Events in time order (`text` and `atis-bin`: in any order): a DataFrame, a LazyFrame, a Recording or an iterator
-        of DataFrames (these three written batch by batch), an Arrow table, or a dict of arrays; columns `x`, `y`,
-        `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1, or bool).
+        Events in time order (`parquet`, `arrow`, `text` and `atis-bin`: in any order): a DataFrame, a LazyFrame,
+        a Recording or an iterator of DataFrames (these three written batch by batch), an Arrow table, or a dict of
+        arrays; columns `x`, `y`, `timestamp` (Duration or integer microseconds) and `polarity` (1 and -1, or bool).
     path
         The new file.
     format
-        `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands
-        for: `.raw` is `evt3`, `.h5` and `.hdf5` are `hdf5`, `.aedat4`, `.npy`, `.npz` and `.es` what they say, `.txt`
-        and `.csv` are `text`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
+        `evt3`, `evt2`, `evt21` (little-endian words), `evt4`, `dat` (version 2), `aedat4`, `hdf5`, `parquet`, `arrow`,
+        `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands for: `.raw` is `evt3`, `.h5` and
+        `.hdf5` are `hdf5`, `.feather` is `arrow`, `.dat`, `.aedat4`, `.parquet`, `.arrow`, `.npy`, `.npz` and `.es`
+        what they say, `.txt` and `.csv` are `text`. `parquet` and `arrow` have the columns as they are, and the
+        geometry. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
         `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
-        microseconds. Neither these nor `atis-bin` hold the geometry.
+        microseconds. None of these three nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -152,10 +161,12 @@ def write_events(
         `/EXT_TRIGGER/events`. The sensor has at most 2048 x 2048 pixels.
     compression
         HDF5 in the `dsec` layout: `zstd` (default; Blosc, which h5py reads after `import hdf5plugin`), `gzip`
-        (slower; every HDF5 reads it) or `none`. AEDAT4: `lz4` (default) or `none`.
+        (slower; every HDF5 reads it) or `none`. AEDAT4: `lz4` (default) or `none`. Parquet: `none` (default; its
+        encodings are compact already) or `zstd`.
     triggers
         External triggers in time order, as `Recording.triggers` gives them: columns `id`, `polarity` and `timestamp`.
-        Only HDF5 in the `prophesee` layout holds any.
+        RAW (`evt2`, `evt21`, `evt3`, `evt4`), where they stand between the events, and HDF5 in the `prophesee` layout
+        hold them; ids are below 16 in `evt3`, and below 32 in other RAW.
 
     Returns
     -------
@@ -167,10 +178,11 @@ def write_events(
     FileExistsError
         The file is there and `overwrite` is false.
     ValueError
-        A row that the format cannot hold, by its number: times that go back (but for `text` and `atis-bin`), are
-        negative (but for the `dsec` layout, `aedat4`, `npy`, `npz` and `text`) or too large (2^46 us for `evt3`, 2^55
-        us for `evt2`, 2^35 us for `es`, 2^23 us for `atis-bin`, 2^40 us after the first for `hdf5`, which has a table
-        of rows by time), pixels outside the geometry, polarity other than 1 or -1.
+        A row that the format cannot hold, by its number: times that go back (but for `parquet`, `arrow`, `text` and
+        `atis-bin`), are negative (but for the `dsec` layout, `aedat4`, `parquet`, `arrow`, `npy`, `npz` and `text`) or
+        too large (2^46 us for `evt3`, 2^54 us for `evt21`, 2^55 us for `evt2` and `evt4`, 2^32 us for `dat`, 2^35 us
+        for `es`, 2^23 us for `atis-bin`, 2^40 us after the first for `hdf5`, which has a table of rows by time), pixels
+        outside the geometry, polarity other than 1 or -1.
 
     Examples
     --------
@@ -197,13 +209,12 @@ def write_events(
     if size is None:
         raise ArgumentError("`geometry=(width, height)` of the sensor is needed")
     name = _arguments.path(path)
-    extension = os.path.splitext(name)[1].lower()  # noqa: PTH122
-    format = format or _BY_EXTENSION.get(extension)
+    format = format or format_of(name)
     if format is None:
         raise ArgumentError(
-            f"the extension `{extension}` does not tell the format: pass `format`, "
-            '`"evt2"`, `"evt21"`, `"evt3"`, `"evt4"`, `"dat"`, `"aedat4"`, `"hdf5"`, `"npy"`, `"npz"`, `"es"`, '
-            '`"atis-bin"` or `"text"`'
+            f"the extension of `{name}` does not tell the format: pass `format`, "
+            '`"evt3"`, `"evt2"`, `"evt21"`, `"evt4"`, `"dat"`, `"aedat4"`, `"hdf5"`, `"parquet"`, `"arrow"`, `"npy"`, '
+            '`"npz"`, `"es"`, `"atis-bin"` or `"text"`'
         )
     layout = _arguments.text(layout, "layout")
     compression = _arguments.text(compression, "compression")

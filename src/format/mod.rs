@@ -5,22 +5,25 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log;
-use crate::reader::Reader;
+use crate::problem::{ProblemCode, Problems};
+use crate::reader::{Noted, Reader};
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
-use crate::unpack::unpack;
+use crate::unpack::{Damage, Packing, unpack};
 
 pub(crate) mod aedat;
 pub(crate) mod array;
+pub(crate) mod arrow;
 pub(crate) mod atis_bin;
 pub(crate) mod codec;
 pub(crate) mod event_stream;
 pub(crate) mod hdf5;
 pub(crate) mod numpy;
 pub(crate) mod numpy_write;
+pub(crate) mod parquet;
 pub(crate) mod prophesee;
 pub(crate) mod ros;
 #[cfg(test)]
@@ -72,11 +75,15 @@ pub enum Format {
     Mcap,
     /// A file of the observation log that holds events.
     Oblog,
+    /// Arrow IPC (Feather) of the columns of this library.
+    Arrow,
+    /// Parquet of the columns of this library: written by this crate; read by Polars, as the Python package does.
+    Parquet,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Evt2,
         Self::Evt21,
         Self::Evt3,
@@ -96,6 +103,8 @@ impl Format {
         Self::Db3,
         Self::Mcap,
         Self::Oblog,
+        Self::Arrow,
+        Self::Parquet,
     ];
 
     /// Short lower-case name, as accepted by [`Format::from_str`].
@@ -121,6 +130,8 @@ impl Format {
             Self::Db3 => "db3",
             Self::Mcap => "mcap",
             Self::Oblog => "oblog",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -146,6 +157,7 @@ impl FromStr for Format {
             "aedat30" | "aedat31" => "aedat3",
             "aedat40" => "aedat4",
             "csv" | "txt" => "text",
+            "feather" | "ipc" => "arrow",
             other => other,
         };
         Self::ALL.into_iter().find(|format| format.name() == plain).ok_or_else(|| {
@@ -213,6 +225,8 @@ enum Family {
     Text,
     Ros(Format),
     Oblog,
+    Arrow,
+    Parquet,
 }
 
 impl Family {
@@ -228,6 +242,8 @@ impl Family {
             Some(Format::Text) => Self::Text,
             Some(format @ (Format::Bag | Format::Db3 | Format::Mcap)) => Self::Ros(format),
             Some(Format::Oblog) => Self::Oblog,
+            Some(Format::Arrow) => Self::Arrow,
+            Some(Format::Parquet) => Self::Parquet,
             Some(Format::Evt2 | Format::Evt21 | Format::Evt3 | Format::Evt4 | Format::Dat) => Self::Prophesee,
             None => Self::seen(head, source, options),
         }
@@ -246,6 +262,8 @@ impl Family {
             head if numpy::is_npy(head) => Self::Npy,
             head if numpy::is_zip(head) => Self::Npz,
             head if hdf5::has_signature(head) => Self::Hdf5,
+            head if head.starts_with(arrow::MAGIC) => Self::Arrow,
+            head if head.starts_with(parquet::MAGIC) => Self::Parquet,
             head if aedat::names(head, source) => Self::Aedat,
             head if event_stream::names(head) => Self::EventStream,
             head if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
@@ -255,8 +273,8 @@ impl Family {
     }
 }
 
-/// Identifies and opens a file.
-pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
+/// Identifies and opens a file, or the content of a packed one.
+fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let head = source.head(HEAD)?;
     let family = Family::of(&head, &source, options);
     if !matches!(family, Family::Ros(_)) {
@@ -273,6 +291,11 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::Text => text::open(source, &head, options),
         Family::Ros(format) => ros::open(source, format, options),
         Family::Oblog => log::open_events(source.path(), options),
+        Family::Arrow => arrow::open(source, &head, options),
+        Family::Parquet => Err(Error::new(ErrorKind::Unsupported, "Parquet is not read by the crate")
+            .expecting("another format")
+            .but_found("a Parquet file")
+            .hint("the Python package reads it, where it is not packed; in Rust, Polars does with `scan_parquet`")),
     }
 }
 
@@ -285,9 +308,17 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
     }
     let bag = if path.is_dir() { ros::in_folder(path)? } else { None };
     let (source, packing) = unpack(Source::open(bag.as_deref().unwrap_or(path))?, options.format)?;
-    let mut opened = open(source, options)?;
-    if let Some(packing) = packing {
-        opened.identity.reasons.insert(0, format!("unpacked from {packing}"));
+    let Some(Packing { name, damage }) = packing else { return open(source, options) };
+    let opened = open(source, options);
+    let mut opened = match &damage {
+        Some(Damage { what, .. }) => opened.map_err(|error| error.hint(what.as_str())),
+        None => opened,
+    }?;
+    opened.identity.reasons.insert(0, format!("unpacked from {name}"));
+    if let Some(Damage { content, lost, what }) = damage {
+        let mut notes = Problems::default();
+        notes.add(ProblemCode::Truncated, 1, lost, content, || what);
+        opened.reader = Arc::new(Noted { reader: opened.reader, notes });
     }
     Ok(opened)
 }

@@ -16,8 +16,10 @@ mod arrow;
 mod buffer;
 mod errors;
 mod log;
+mod parts;
 
 use arrow::{Batch, import, import_triggers, rows};
+use parts::{Rebatched, rebatch};
 
 /// Rows of a problem table: code, severity, count, unit, bytes, first offset, examples.
 type ProblemRow = (&'static str, &'static str, u64, &'static str, u64, u64, Vec<String>);
@@ -133,6 +135,10 @@ impl PyRecording {
 
     fn problems(&self, py: Python<'_>) -> PyResult<Vec<ProblemRow>> {
         errors::run(py, || self.0.problems()).map(|problems| problem_rows(&problems))
+    }
+
+    fn cut(&self, py: Python<'_>, path: PathBuf, time_range: (Option<i64>, Option<i64>), overwrite: bool) -> PyResult<()> {
+        errors::run(py, || self.0.cut(TimeRange::new(time_range.0, time_range.1), path, overwrite))
     }
 
     fn save_index(&self, py: Python<'_>) -> PyResult<PathBuf> {
@@ -326,7 +332,7 @@ fn read_array<'py>(py: Python<'py>, path: PathBuf, dataset: &str) -> PyResult<(B
 #[pymodule(gil_used = false)]
 mod _evlib {
     #[pymodule_export]
-    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, identify, open, read_array};
+    use super::{Batch, PyBatches, PyRecording, PySideStream, PyWriter, Rebatched, identify, open, read_array, rebatch};
 
     #[pymodule_export]
     use super::buffer::LogMemory;

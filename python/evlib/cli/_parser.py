@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from decimal import Decimal
 
 import evlib
 
 FORMATS = (
-    "evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz",
-    "aedat1", "aedat2", "aedat3", "aedat4", "es", "atis-bin", "text", "bag", "db3", "mcap", "oblog",
-)  # fmt: skip
+FORMATS = (
+    *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat1", "aedat2", "aedat3", "aedat4"),
+    *("es", "atis-bin", "text", "bag", "db3", "mcap", "oblog", "parquet", "arrow"),
+)
 TIME_SOURCES = ("sensor", "message")
-WRITTEN = ("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text")
+WRITTEN = (
+    *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text"),
+    *("parquet", "arrow"),
+)
 LAYOUTS = ("dsec", "prophesee")
-COMPRESSIONS = ("zstd", "gzip", "none")
+COMPRESSIONS = ("zstd", "gzip", "lz4", "none")
 POLICIES = ("block", "drop_oldest", "error")
 SHELLS = ("bash", "zsh", "fish")
 
@@ -46,13 +51,37 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("paths", nargs="+", metavar="FILE", help="recordings")
 
-    convert = commands.add_parser("convert", parents=[how], help="write a recording in another format")
+    new = argparse.ArgumentParser(add_help=False)
+    new.add_argument("--to", choices=WRITTEN, help="format of the new file, where its extension does not tell")
+    new.add_argument("--layout", choices=LAYOUTS, help="HDF5: layout; by default dsec for .h5, prophesee for .hdf5")
+    new.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        help="HDF5 in the dsec layout: by default zstd; Parquet: none; AEDAT4: lz4",
+    )
+    new.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+    convert = commands.add_parser("convert", parents=[how, new], help="write a recording in another format")
     convert.add_argument("path", metavar="IN", help="recording")
     convert.add_argument("output", metavar="OUT", help="new file; its extension says the format")
-    convert.add_argument("--to", choices=WRITTEN, help="format of the new file, where its extension does not tell")
-    convert.add_argument("--layout", choices=LAYOUTS, help="HDF5: layout; by default dsec for .h5, prophesee for .hdf5")
-    convert.add_argument("--compression", choices=COMPRESSIONS, help="HDF5 in the dsec layout: by default zstd")
-    convert.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+    cut = commands.add_parser("cut", parents=[how, new], help="write the part of a recording in a time range")
+    cut.add_argument("path", metavar="IN", help="recording")
+    cut.add_argument("output", metavar="OUT", help="new file; its extension says the format")
+    cut.add_argument("--start", type=_time, metavar="TIME", help="first time, with its unit, as 1.5s, 20ms or 300us")
+    cut.add_argument("--end", type=_time, metavar="TIME", help="time before which the part ends")
+    cut.add_argument("--relative", action="store_true", help="count times from the first event")
+
+    split = commands.add_parser("split", parents=[how, new], help="write a recording in numbered parts")
+    split.add_argument("path", metavar="IN", help="recording")
+    split.add_argument("output", metavar="OUT", help="new files: part.raw stands for part-000.raw, part-001.raw, ...")
+    split.add_argument("--duration", type=_duration, metavar="TIME", help="length of parts, with its unit, as 10s")
+    split.add_argument("--events", type=_positive, metavar="N", help="number of events of a part")
+
+    merge = commands.add_parser("merge", parents=[how, new], help="write several recordings in one, by time")
+    merge.add_argument("paths", nargs="+", metavar="IN", help="recordings on one clock")
+    merge.add_argument("output", metavar="OUT", help="new file; its extension says the format")
+    merge.add_argument("--largest", action="store_true", help="merge sensors of different sizes, in the largest")
 
     _add_log(commands.add_parser("log", help="observation logs: look at, check, print, repair, export, record"), how)
 
@@ -116,6 +145,29 @@ def _geometry(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"expected width x height such as 1280x720, found {text!r}")
     return int(width), int(height)
+
+
+_UNITS_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "min": 60_000_000, "h": 3_600_000_000}
+
+
+def _time(text: str) -> int:
+    number = text.rstrip("ushmin")
+    unit = text[len(number) :]
+    try:
+        exact = Decimal(number.strip()) * _UNITS_US[unit]
+    except (ArithmeticError, KeyError):
+        exact = Decimal("NaN")
+    if not exact.is_finite() or exact != exact.to_integral_value() or abs(exact) >= 2**63:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of microseconds, written with its unit, as 1.5s, 20ms or 300us, found {text!r}"
+        )
+    return int(exact)
+
+
+def _duration(text: str) -> int:
+    if (duration := _time(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1us, found {text!r}")
+    return duration
 
 
 def _count(text: str) -> int:

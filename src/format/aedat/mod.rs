@@ -9,7 +9,7 @@ use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::Geometry;
 use crate::source::Source;
 
-mod codec;
+pub(crate) mod codec;
 mod flatbuffer;
 mod header;
 mod packets;

@@ -171,6 +171,11 @@ impl Encoding for Dat {
     const RUN: usize = 32;
     const EVENT_A_WORD: bool = true;
 
+    /// Records are complete; but times that have wrapped cannot be told from others.
+    fn lead(&self, _state: &State, first_us: i64) -> Option<Vec<u8>> {
+        (first_us < Self::PERIOD).then(Vec::new)
+    }
+
     fn tail(&self, _bytes: &[u8]) {}
 
     fn word_bytes(&self) -> usize {

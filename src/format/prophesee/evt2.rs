@@ -10,6 +10,7 @@
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt2.html>
 
 use super::word::{CountLoop, Counts, Encoding, Fill, FillLoop, Limits, Loops, ScanLoop, Sink, State, TimeScan, u32_at};
+use super::writer;
 use crate::columns::{Slots, rows_at};
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
@@ -174,6 +175,10 @@ impl Encoding for Evt2 {
     const TIME_SHIFT: u32 = 6;
     const EVENT_A_WORD: bool = true;
     const SEEKABLE: bool = true;
+
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
+        Some(writer::lead::<writer::Evt2Words>(state.clock))
+    }
 
     fn tail(&self, _bytes: &[u8]) {}
 

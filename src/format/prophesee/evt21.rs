@@ -11,6 +11,7 @@
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt21.html>
 
 use super::word::{Encoding, Limits, Sink, State, u64_at};
+use super::writer;
 use crate::problem::ProblemCode;
 
 #[derive(Debug, Clone)]
@@ -34,6 +35,16 @@ impl Encoding for Evt21 {
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
     const SEEKABLE: bool = true;
+
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
+        let mut words = writer::lead::<writer::Evt21Words>(state.clock);
+        if self.legacy {
+            for word in words.as_chunks_mut::<8>().0 {
+                word.rotate_left(4);
+            }
+        }
+        Some(words)
+    }
 
     fn tail(&self, _bytes: &[u8]) {}
 

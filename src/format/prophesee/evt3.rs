@@ -14,6 +14,7 @@
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt3.html>
 
 use super::word::{Counts, Encoding, Fill, Limits, Loops, ScanLoop, Sink, State, TimeScan, u16_at};
+use super::writer;
 use crate::columns::Slots;
 use crate::problem::{ProblemCode, Problems};
 use crate::simd;
@@ -269,6 +270,10 @@ impl Encoding for Evt3 {
     }
 
     /// Reads backwards until row, vector base and low time are known, which is near in any real stream.
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
+        Some(writer::evt3_lead(state))
+    }
+
     fn tail(&self, bytes: &[u8]) -> Tail {
         let mut tail = Tail::default();
         for block in bytes.as_chunks::<2>().0.rchunks(64) {

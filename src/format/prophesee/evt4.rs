@@ -12,6 +12,7 @@
 //! After the public decoder of OpenEB 5.1, where EVT4 is described.
 
 use super::word::{Encoding, Limits, Sink, State, u32_at};
+use super::writer;
 use crate::problem::ProblemCode;
 
 #[derive(Debug, Clone)]
@@ -59,6 +60,10 @@ impl Encoding for Evt4 {
     const EVENTS_PER_BYTE: u64 = 8;
     const TIME_SHIFT: u32 = 6;
     const SPANS: bool = true;
+
+    fn lead(&self, state: &State, _first_us: i64) -> Option<Vec<u8>> {
+        Some(writer::lead::<writer::Evt4Words>(state.clock))
+    }
 
     fn tail(&self, _bytes: &[u8]) {}
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Confidence, Format, Identity, Opened, looks_like};
 use crate::columns::{Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
-use crate::problem::Problems;
+use crate::problem::{ProblemCode, Problems};
 use crate::reader::{Reader, SegmentReader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
-use crate::scan::{Planner, Segment, Segmented, Span};
+use crate::scan::{Cut, Planner, Scan, Segment, Segmented, Span, with_buffer};
 use crate::schema::{Columns, Geometry, TimeRange};
 use crate::source::Source;
 
@@ -34,7 +34,7 @@ use evt3::Evt3;
 use evt4::Evt4;
 use evt21::Evt21;
 use header::Header;
-use word::{Encoding, Limits, State, Triggers};
+use word::{Encoding, Limits, Sink, State, Triggers};
 
 /// Coordinate range of the RAW encodings.
 pub(crate) const RANGE: u16 = Evt2::RANGE;
@@ -274,6 +274,60 @@ struct Raw<E> {
     encoding: E,
 }
 
+/// Where a word stands, the state before it, and the time of the first event or trigger of a range that it gives.
+type First = (u64, State, i64);
+
+/// Looks for events and triggers within a time range.
+struct Within {
+    range: TimeRange,
+    first_us: Option<i64>,
+}
+
+impl Within {
+    fn see(&mut self, t: i64) {
+        if self.range.intersects(t, t) {
+            self.first_us.get_or_insert(t);
+        }
+    }
+}
+
+impl Sink for Within {
+    fn fits(&self, _: u32) -> bool {
+        true
+    }
+    fn event(&mut self, _: u16, _: u16, t: i64, _: bool) {
+        self.see(t);
+    }
+    fn trigger(&mut self, _: u8, _: bool, t: i64) {
+        self.see(t);
+    }
+    fn dropped(&mut self, _: ProblemCode, _: u32, _: usize) {}
+}
+
+impl<E: Encoding> Raw<E> {
+    /// In a segment, the first word that gives an event or trigger of a time range, and where the last one ends.
+    fn outermost(&self, scan: &Scan<Self>, segment: &Segment<State>, range: TimeRange) -> Result<Option<(First, u64)>> {
+        let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
+        with_buffer(|buffer| {
+            let bytes = buffer.take(len);
+            scan.source.read_exact_at(bytes, segment.offset)?;
+            let mut state = segment.state;
+            let mut found = None;
+            for (at, word) in word::Words::new(&self.encoding, bytes, 0) {
+                let (before, offset) = (state, segment.offset + at as u64);
+                let stride = self.encoding.stride(word);
+                let mut sink = Within { range, first_us: None };
+                self.encoding.walk(&mut state, bytes.get(at..at + stride).unwrap_or_default(), &mut sink);
+                if let Some(first_us) = sink.first_us {
+                    let (first, _) = found.unwrap_or(((offset, before, first_us), 0));
+                    found = Some((first, offset + stride as u64));
+                }
+            }
+            Ok(found)
+        })
+    }
+}
+
 impl<E: Encoding> Segmented for Raw<E> {
     type State = State;
 
@@ -346,5 +400,30 @@ impl<E: Encoding> Segmented for Raw<E> {
 
     fn events_per_byte(&self) -> u64 {
         E::EVENTS_PER_BYTE
+    }
+
+    fn cut(scan: &Scan<Self>, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Option<Cut>> {
+        let segments = scan.in_time(range, pool)?;
+        let mut first = None;
+        for segment in &segments {
+            first = scan.format.outermost(scan, segment, range)?.map(|(first, _)| first);
+            if first.is_some() {
+                break;
+            }
+        }
+        let Some((start, state, first_us)) = first else { return Ok(Some(Cut::default())) };
+        let mut end = start;
+        for segment in segments.iter().rev() {
+            if let Some((_, last)) = scan.format.outermost(scan, segment, range)? {
+                end = last;
+                break;
+            }
+        }
+        let lead = scan.format.encoding.lead(&state, first_us).ok_or_else(|| {
+            Error::invalid("the part cannot be copied")
+                .expecting("times below 2^32 us, which the format has")
+                .but_found(format!("{first_us} us"))
+        })?;
+        Ok(Some(Cut { lead, bytes: start..end }))
     }
 }

@@ -320,6 +320,10 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
         scan
     }
 
+    /// The words that bring a decoder into this state, whose clock is known, before an event at `first_us`; `None` if
+    /// none can.
+    fn lead(&self, state: &State, first_us: i64) -> Option<Vec<u8>>;
+
     /// What the end of a stretch says of the state after it, without knowing the state before it.
     type Tail: Copy + Send;
 

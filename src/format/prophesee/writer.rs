@@ -8,7 +8,8 @@ use std::marker::PhantomData;
 
 use super::RANGE;
 use super::dat::Dat;
-use super::evt3::{ADDR_X, ADDR_Y, EXT_TRIGGER, TIME_HIGH, TIME_LOW, VECT_8, VECT_12, VECT_BASE_X};
+use super::evt3::{ADDR_X, ADDR_Y, EM_ADDR_Y, EXT_TRIGGER, TIME_HIGH, TIME_LOW, VECT_8, VECT_12, VECT_BASE_X};
+use super::word::State;
 use crate::columns::Rows;
 use crate::format::Format;
 use crate::schema::Geometry;
@@ -152,8 +153,29 @@ impl Encoder for Evt3Encoder {
     }
 }
 
+/// The words of EVT3 that bring a decoder into this state.
+pub(super) fn evt3_lead(state: &State) -> Vec<u8> {
+    let mut words = Vec::new();
+    let mut encoder = Evt3Encoder::new(Geometry::LARGEST);
+    encoder.time(state.clock, &mut words);
+    if state.time_low != 0 {
+        encoder.word(&mut words, TIME_LOW, state.time_low);
+    }
+    if state.row_known {
+        encoder.word(&mut words, ADDR_Y, state.row);
+    }
+    if !state.cd {
+        encoder.word(&mut words, EM_ADDR_Y, 0);
+    }
+    // Vectors from columns that an address cannot have are outside every sensor.
+    if state.base_known && state.base < RANGE {
+        encoder.word(&mut words, VECT_BASE_X, u16::from(state.base_on) << 11 | state.base);
+    }
+    words
+}
+
 /// What differs between EVT2, EVT2.1 and EVT4: how words look.
-trait Words: Send {
+pub(super) trait Words: Send {
     /// Value of the header field `evt`, and the name in the field `format` with the options that belong to it.
     const VERSION: (&str, &str);
     /// First time that is not written: the lead-in from 0 stays below 32 MB.
@@ -240,6 +262,13 @@ impl<W: Words> Encoder for WordEncoder<W> {
     }
 }
 
+/// The time words that bring a decoder's clock to this time.
+pub(super) fn lead<W: Words>(clock: i64) -> Vec<u8> {
+    let mut words = Vec::new();
+    WordEncoder::<W>::new(Geometry::LARGEST).time(clock, &mut words);
+    words
+}
+
 /// Time, low 6 bits, column and row, where EVT2 and EVT4 have them, and EVT2.1 in the upper half of its words.
 #[inline(always)]
 fn place(t: i64, x: u16, y: i16) -> u32 {
@@ -247,7 +276,7 @@ fn place(t: i64, x: u16, y: i16) -> u32 {
 }
 
 /// EVT2.
-struct Evt2Words;
+pub(super) struct Evt2Words;
 
 impl Words for Evt2Words {
     const VERSION: (&str, &str) = ("2.0", "EVT2");
@@ -271,7 +300,7 @@ impl Words for Evt2Words {
 }
 
 /// EVT2.1: a word has the events of one time, row and polarity in 32 columns, the first a multiple of 32.
-struct Evt21Words;
+pub(super) struct Evt21Words;
 
 impl Words for Evt21Words {
     const VERSION: (&str, &str) = ("2.1", "EVT21;endianness=little");
@@ -298,7 +327,7 @@ impl Words for Evt21Words {
 }
 
 /// EVT4: as EVT2, and three events or more of one time, row and polarity in 32 columns as a vector of two words.
-struct Evt4Words;
+pub(super) struct Evt4Words;
 
 impl Words for Evt4Words {
     const VERSION: (&str, &str) = ("4.0", "EVT4");

@@ -13,14 +13,14 @@
 use std::ops::Range;
 
 use super::file::{Attribute, Chunks, Dtype, File, Filter};
-use super::pipeline::{Pipeline, Stage, Worker};
+use super::pipeline::{GROUP, Pipeline, Worker};
 use super::{SPAN_US, TOO_LATE};
 use crate::columns::Rows;
 use crate::error::Result;
 use crate::format::hdf5::filter::{self, BLOSC, Chunk, DEFLATE, SHUFFLE};
 use crate::schema::Geometry;
 use crate::source::Source;
-use crate::write::{Compression, Partial, Sink};
+use crate::write::{Compression, Partial, Sink, Stage};
 
 /// Rows of a chunk.
 const ROWS: usize = 1 << 16;
@@ -60,7 +60,7 @@ impl Writer {
             geometry,
             compression,
             pipeline: Pipeline::default(),
-            stage: Stage::default(),
+            stage: Stage::new(GROUP),
             datasets: [ROWS, ROWS, ROWS, ROWS, ENTRIES].map(Chunks::new),
             rows: 0,
             offset_us: None,

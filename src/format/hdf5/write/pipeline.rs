@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::file::{Chunks, File};
-use crate::columns::Rows;
 use crate::error::Result;
 use crate::format::hdf5::filter::{Decoder, Encoder};
 
@@ -75,55 +74,5 @@ fn write(file: &mut File, datasets: &mut [Chunks], dataset: usize, bytes: &[u8])
     match datasets.get_mut(dataset) {
         Some(chunks) => file.append_chunk(chunks, bytes),
         None => unreachable!("jobs name data sets that there are"),
-    }
-}
-
-/// Rows that are not enough for a group yet.
-#[derive(Default)]
-pub(super) struct Stage {
-    x: Vec<i16>,
-    y: Vec<i16>,
-    t: Vec<i64>,
-    p: Vec<i8>,
-}
-
-impl Stage {
-    /// Takes rows, and shows `sink` all that make groups.
-    pub(super) fn feed(&mut self, rows: Rows<'_>, mut sink: impl FnMut(Rows<'_>) -> Result<()>) -> Result<()> {
-        let mut at = 0;
-        if !self.t.is_empty() {
-            at = rows.len.min(GROUP - self.t.len());
-            self.extend(rows.cut(0..at));
-            if self.t.len() == GROUP {
-                sink(self.rows())?;
-                self.clear();
-            }
-        }
-        while rows.len - at >= GROUP {
-            sink(rows.cut(at..at + GROUP))?;
-            at += GROUP;
-        }
-        self.extend(rows.cut(at..rows.len));
-        Ok(())
-    }
-
-    /// The rows that are left.
-    pub(super) fn rows(&self) -> Rows<'_> {
-        Rows { x: &self.x, y: &self.y, t: &self.t, p: &self.p, len: self.t.len() }
-    }
-
-    pub(super) fn clear(&mut self) {
-        let Self { x, y, t, p } = self;
-        x.clear();
-        y.clear();
-        t.clear();
-        p.clear();
-    }
-
-    fn extend(&mut self, rows: Rows<'_>) {
-        self.x.extend_from_slice(rows.x);
-        self.y.extend_from_slice(rows.y);
-        self.t.extend_from_slice(rows.t);
-        self.p.extend_from_slice(rows.p);
     }
 }

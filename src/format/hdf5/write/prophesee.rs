@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::file::{Attribute, Chunks, Dtype, File, Filter};
-use super::pipeline::{Pipeline, Stage};
+use super::pipeline::{GROUP, Pipeline};
 use super::{SPAN_US, TOO_LATE};
 use crate::columns::{Rows, TriggerColumns};
 use crate::error::Result;
 use crate::format::hdf5::{ecf, filter};
 use crate::schema::Geometry;
-use crate::write::{Partial, Sink, TriggerLimits};
+use crate::write::{Partial, Sink, Stage, TriggerLimits};
 
 /// Records of a chunk, of every data set.
 const ROWS: usize = 1 << 14;
@@ -135,7 +135,7 @@ impl Writer {
             file: File::new(partial)?,
             attributes: attributes.map(|(name, value)| Attribute::text(name, value)).into(),
             pipeline: Pipeline::default(),
-            stage: Stage::default(),
+            stage: Stage::new(GROUP),
             events: [Chunks::new(ROWS)],
             rows: 0,
             index: Index::new(),

@@ -1,0 +1,361 @@
+"""Parquet and Arrow IPC: written by us and read by others, written by others and read by us."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from conftest import problem_counts
+from hypothesis import example, given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import evlib
+from evlib import exceptions
+from evlib._scan import SCHEMA
+
+GEOMETRY = (640, 480)
+NAMES = ["a.parquet", "a.arrow"]
+
+
+def events(count: int, seed: int = 0, *, geometry=GEOMETRY) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "x": random.integers(0, geometry[0], count, dtype="i2"),
+            "y": random.integers(0, geometry[1], count, dtype="i2"),
+            "timestamp": np.sort(random.integers(0, 10 * count + 1, count)),
+            "polarity": random.choice(np.array([1, -1], "i1"), count),
+        },
+        schema_overrides={"timestamp": pl.Int64},
+    ).cast(SCHEMA)
+
+
+@pytest.fixture(params=NAMES)
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+times = st.one_of(
+    st.integers(-(2**63), 2**63 - 2), st.integers(0, 1000), st.sampled_from([0, 2**63 - 2, -(2**63), 2**31, 2**32])
+)
+pixels = st.one_of(st.integers(0, 32_767), st.integers(0, 9), st.sampled_from([0, 32_767]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_events_come_back(name, tmp_path):
+    path = tmp_path / name
+
+    @given(st.lists(st.tuples(pixels, pixels, times, st.sampled_from([1, -1])), max_size=300), st.integers(1, 5))
+    @example([(0, 0, -(2**63), 1), (32_767, 32_767, 2**63 - 2, -1), (0, 0, -(2**63), 1)], 1)
+    @example([(5, 5, 5, 1)] * 129, 1)
+    def check(rows, copies):
+        frame = pl.DataFrame(rows, schema={**SCHEMA, "timestamp": pl.Int64}, orient="row").cast(SCHEMA)
+        frame = pl.concat([frame] * copies)
+        assert evlib.write_events(frame, path, geometry=(32_768, 32_768), overwrite=True) == frame.height
+        opened = evlib.open(path, on_problem="raise")
+        assert (opened.geometry, opened.event_count) == ((32_768, 32_768), frame.height)
+        assert_frame_equal(opened.read(), frame)
+        assert_frame_equal(evlib.load_events(path).collect(), frame)
+        if path.suffix == ".parquet":
+            assert_frame_equal(pl.from_arrow(pq.read_table(path)), frame)
+        else:
+            assert_frame_equal(pl.from_arrow(pa.ipc.open_file(path).read_all()), frame)
+
+    check()
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 2**17 - 1, 2**17 + 1, 2**19, 2**19 + 1, 1_300_000])
+def test_pages_and_row_groups_of_every_length(count, path):
+    frame = events(count)
+    batches = (frame[at : at + 300_007] for at in range(0, count, 300_007))
+    assert evlib.write_events(batches, path, geometry=GEOMETRY) == count
+    assert_frame_equal(evlib.read_events(path), frame)
+
+
+def test_widths_of_indices(tmp_path):
+    for bits in range(1, 16):
+        frame = events(1000, bits, geometry=(2**bits, 2**bits - 1))
+        evlib.write_events(frame, tmp_path / "a.parquet", geometry=(2**bits, 2**bits), overwrite=True)
+        assert_frame_equal(pl.read_parquet(tmp_path / "a.parquet"), frame)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_parquet_is_read_by_others(compression, tmp_path):
+    path, frame = tmp_path / "a.parquet", events(1_100_000)
+    evlib.write_events(frame, path, geometry=GEOMETRY, compression=compression)
+    assert_frame_equal(pl.read_parquet(path), frame)
+    assert_frame_equal(pl.from_arrow(pq.read_table(path)), frame)
+    plain = frame.with_columns(pl.col("timestamp").dt.total_microseconds())
+    assert_frame_equal(duckdb.sql(f"select * from '{path}'").pl().cast(plain.schema), plain)
+    file = pq.ParquetFile(path)
+    assert file.metadata.num_row_groups == 3
+    assert file.schema_arrow.names == list(SCHEMA)
+    assert file.schema_arrow.metadata[b"evlib.geometry"] == b"640x480"
+    for group, rows in enumerate((2**19, 2**19, 1_100_000 - 2**20)):
+        part = frame[group * 2**19 :][:rows]
+        described = file.metadata.row_group(group)
+        assert described.num_rows == rows
+        assert [order.column_index for order in described.sorting_columns] == [2]
+        for at, name in enumerate(SCHEMA):
+            column, values = described.column(at), part[name].cast(pl.Int64)
+            assert (column.statistics.min, column.statistics.max) == (values.min(), values.max())
+            assert column.statistics.null_count == 0
+            assert column.compression == {"none": "UNCOMPRESSED", "zstd": "ZSTD"}[compression]
+    assert path.stat().st_size < 5 * frame.height
+
+
+def test_a_row_group_out_of_order_is_not_called_sorted(tmp_path):
+    frame = events(100).reverse()
+    evlib.write_events(frame, tmp_path / "a.parquet", geometry=GEOMETRY)
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).sorting_columns == ()
+    assert_frame_equal(evlib.read_events(tmp_path / "a.parquet"), frame)
+
+
+def test_arrow_is_read_by_others(tmp_path):
+    path, frame = tmp_path / "a.feather", events(1_100_000)
+    evlib.write_events(frame, path, geometry=GEOMETRY)
+    assert_frame_equal(pl.read_ipc(path), frame)
+    assert_frame_equal(pl.from_arrow(pyarrow.feather.read_table(path)), frame)
+    assert pa.ipc.open_file(path).schema.metadata[b"evlib.geometry"] == b"640x480"
+
+
+def write_parquet(frame, path, writer):
+    if writer == "polars":
+        frame.write_parquet(path)
+    else:
+        pq.write_table(frame.to_arrow(), path)
+
+
+def write_arrow(frame, path, writer):
+    match writer:
+        case "polars":
+            frame.write_ipc(path)
+        case "polars lz4":
+            frame.write_ipc(path, compression="lz4")
+        case "polars zstd":
+            frame.write_ipc(path, compression="zstd")
+        case "feather":
+            pyarrow.feather.write_feather(frame.to_arrow(), path, chunksize=70_001)
+        case _:
+            table = frame.select("polarity", pl.lit("text").alias("extra"), "timestamp", "y", "x").to_arrow(
+                compat_level=pl.CompatLevel.oldest()
+            )
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table, max_chunksize=10_001)
+
+
+FOREIGN = [
+    *(("a.parquet", writer) for writer in ("polars", "pyarrow")),
+    *(("a.arrow", writer) for writer in ("polars", "polars lz4", "polars zstd", "feather", "pyarrow")),
+]
+
+
+@pytest.mark.parametrize(("name", "writer"), FOREIGN)
+def test_files_of_others(name, writer, tmp_path):
+    path, frame = tmp_path / name, events(200_000)
+    (write_parquet if name == "a.parquet" else write_arrow)(frame, path, writer)
+    opened = evlib.open(path)
+    assert (opened.geometry, opened.event_count, problem_counts(opened)) == (None, frame.height, {})
+    assert_frame_equal(opened.read(), frame)
+    assert_frame_equal(pl.concat(opened.batches(rows=70_000)), frame)
+    small = frame.filter(pl.col("x") < 100, pl.col("y") < 50)
+    cropped = evlib.open(path, geometry=(100, 50))
+    assert_frame_equal(cropped.read(), small)
+    assert cropped.event_count == small.height
+    assert problem_counts(cropped) == {"OUT_OF_BOUNDS": frame.height - small.height}
+    with pytest.raises(exceptions.ProblemError, match="OUT_OF_BOUNDS"):
+        evlib.open(path, geometry=(100, 50), on_problem="raise")
+
+
+@pytest.mark.parametrize(("name", "writer"), FOREIGN)
+def test_values_that_cannot_be_are_left_out_and_counted(name, writer, tmp_path):
+    path, frame = tmp_path / name, events(1000)
+    at = pl.int_range(pl.len())
+    bad = frame.with_columns(
+        x=pl.when(at == 3).then(-1).otherwise("x").cast(pl.Int16),
+        polarity=pl.when(at % 100 == 7).then(0).otherwise("polarity").cast(pl.Int8),
+    )
+    (write_parquet if name == "a.parquet" else write_arrow)(bad, path, writer)
+    opened = evlib.open(path)
+    assert problem_counts(opened) == {"OUT_OF_BOUNDS": 1, "BAD_VALUE": 10}
+    kept = bad.filter(pl.col("x") >= 0, pl.col("polarity") != 0)
+    assert opened.event_count == kept.height
+    assert_frame_equal(opened.read(), kept)
+    assert_frame_equal(opened.read(columns=["y"]), kept.select("y"))
+
+
+def test_the_same_as_every_other_format(path):
+    frame = events(300_000)
+    evlib.write_events(frame, path, geometry=GEOMETRY)
+    opened = evlib.open(path)
+    name = {".parquet": "parquet", ".arrow": "arrow"}[path.suffix]
+    assert (opened.format, opened.confidence, opened.geometry) == (name, "certain", GEOMETRY)
+    assert evlib.identify(path)[:2] == (name, "certain")
+    assert opened.metadata["evlib.geometry"] == "640x480"
+    assert opened.streams.rows() == [("events", "events", opened.streams["detail"][0], frame.height)]
+    assert opened.trigger_count == 0
+    assert opened.triggers.collect().is_empty()
+    first, last = opened.time_range
+    assert (first, last) == (frame["timestamp"].min(), frame["timestamp"].max())
+    selection = {"time_range": (1_000_000, 1_500_000), "region": (10, 20, 300, 200), "polarity": -1}
+    wanted = frame.filter(
+        pl.col("timestamp").is_between(timedelta(seconds=1), timedelta(seconds=1.5), closed="left"),
+        pl.col("x").is_between(10, 309),
+        pl.col("y").is_between(20, 219),
+        pl.col("polarity") == -1,
+    )
+    assert_frame_equal(opened.read(**selection), wanted)
+    assert_frame_equal(opened.read(columns=["polarity", "x"], **selection), wanted.select("polarity", "x"))
+    assert_frame_equal(pl.concat(opened.batches(rows=1000, columns=["y"], **selection)), wanted.select("y"))
+    windows = list(opened.batches(duration=timedelta(seconds=1)))
+    assert_frame_equal(pl.concat(windows), frame)
+    other = evlib.open(path.with_suffix(".raw")) if evlib.write_events(opened, path.with_suffix(".raw")) else None
+    assert [len(window) for window in windows] == [len(window) for window in other.batches(duration=1_000_000)]
+    lazy = evlib.load_events(path, source=True)
+    assert lazy.collect_schema() == {**SCHEMA, "source": pl.String}
+    assert_frame_equal(lazy.filter(pl.col("x") == 5).drop("source").collect(), frame.filter(pl.col("x") == 5))
+    assert evlib.load_events([path, path]).select(pl.len()).collect().item() == 2 * frame.height
+    assert pickle.loads(pickle.dumps(evlib.load_events(path))).select(pl.len()).collect().item() == frame.height
+    assert pa.table(opened).num_rows == frame.height
+    with pytest.raises(exceptions.ArgumentError, match="no index"):
+        opened.save_index()
+    with pytest.raises(exceptions.ArgumentError, match="no such stream"):
+        opened.load_stream("imu")
+    for option in ({"stream": "left"}, {"time_unit": "s"}, {"pixel_parts": 2}, {"path_map": {"x": "x"}}):
+        with pytest.raises(exceptions.ArgumentError):
+            evlib.open(path, **option)
+
+
+def test_the_extension_does_not_matter(path):
+    frame = events(100)
+    evlib.write_events(frame, path, geometry=GEOMETRY)
+    other = path.rename(path.with_suffix(".raw"))
+    assert_frame_equal(evlib.read_events(other), frame)
+
+
+BAD_TABLES = {
+    "no polarity": events(5).drop("polarity"),
+    "other type": events(5).cast({"x": pl.Int32}),
+    "other unit": events(5).cast({"timestamp": pl.Duration("ns")}),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TABLES)
+def test_tables_that_are_no_events(bad, path):
+    frame = BAD_TABLES[bad]
+    (frame.write_parquet if path.suffix == ".parquet" else frame.write_ipc)(path)
+    with pytest.raises(exceptions.FormatError, match=r"polarity|type") as caught:
+        evlib.open(path)
+    assert Path(caught.value.path) == path
+    assert isinstance(caught.value, exceptions.UnsupportedError) == (bad != "no polarity")
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_arrow_that_is_cut_gives_whole_batches(compression, tmp_path):
+    frame = events(50_000)
+    whole = tmp_path / "whole.arrow"
+    if compression == "uncompressed":
+        with pa.ipc.new_file(whole, frame.to_arrow().schema) as file:
+            file.write_table(frame.to_arrow(), max_chunksize=10_000)
+    else:
+        pyarrow.feather.write_feather(frame.to_arrow(), whole, compression=compression, chunksize=10_000)
+    data = whole.read_bytes()
+    path = tmp_path / "cut.arrow"
+    for cut in (*range(0, 1200, 7), *range(1200, len(data), 4999)):
+        path.write_bytes(data[:cut])
+        try:
+            opened = evlib.open(path)
+        except exceptions.FormatError:
+            assert cut < 1200
+            continue
+        found = opened.read()
+        assert found.height % 10_000 == 0
+        assert_frame_equal(found, frame.head(found.height))
+        if found.height < frame.height:
+            assert problem_counts(opened) == {"TRUNCATED": 1}
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_damage_is_an_error_or_a_problem(compression, path):
+    frame = events(3000)
+    if path.suffix == ".parquet":
+        frame.write_parquet(path, compression=compression)
+    else:
+        frame.write_ipc(path, compression=compression)
+    data = bytearray(path.read_bytes())
+    random = np.random.default_rng(5)
+    for _ in range(150):
+        changed = bytearray(data)
+        for at in random.integers(0, len(data), 3):
+            changed[at] = random.integers(256)
+        path.write_bytes(changed)
+        try:
+            opened = evlib.open(path)
+            count = opened.event_count
+            assert opened.read().height == count
+            assert set(problem_counts(opened)) <= {"TRUNCATED", "UNREADABLE", "OUT_OF_BOUNDS", "BAD_VALUE"}
+        except exceptions.EvlibError:
+            pass
+
+
+@pytest.mark.parametrize(
+    "data", [b"PAR1", b"PAR1PAR1", b"ARROW1", b"ARROW1\0\0" + bytes(100), b"ARROW1\0\0\xff\xff\xff\xff"]
+)
+def test_hardly_a_file(data, tmp_path):
+    path = tmp_path / "a.raw"
+    path.write_bytes(data)
+    for call in (evlib.open, evlib.identify, evlib.read_events, evlib.load_events):
+        with pytest.raises(exceptions.FormatError):
+            call(path)
+
+
+def test_a_file_named_parquet_that_is_none(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(exceptions.FormatError, match="not a Parquet file"):
+        evlib.open(path, format="parquet")
+    with pytest.raises(FileNotFoundError):
+        evlib.open(tmp_path / "none.parquet", format="parquet")
+
+
+def test_an_arrow_stream(tmp_path):
+    path, frame = tmp_path / "a.arrows", events(25_000)
+    with pa.ipc.new_stream(path, frame.to_arrow().schema) as file:
+        file.write_table(frame.to_arrow(), max_chunksize=10_000)
+    assert_frame_equal(evlib.read_events(path, format="arrow"), frame)
+
+
+def test_time_windows_read_a_small_part(tmp_path):
+    """Row groups outside a window are skipped by their statistics: damage in them is not seen."""
+    path, frame = tmp_path / "a.parquet", events(1_500_000)
+    evlib.write_events(frame, path, geometry=GEOMETRY)
+    data = bytearray(path.read_bytes())
+    data[1000:200_000] = bytes(199_000)  # in the first row group
+    path.write_bytes(data)
+    late = frame["timestamp"][1_400_000]
+    found = evlib.load_events(path).filter(pl.col("timestamp") >= late).collect()
+    assert_frame_equal(found, frame.filter(pl.col("timestamp") >= late))
+    assert_frame_equal(evlib.read_events(path, time_range=(late, None)), found)
+
+
+def test_bad_rows_and_compressions_are_refused(path):
+    frame = events(10)
+    for change, message in (
+        ({"x": pl.lit(640, pl.Int16)}, "row 0: expected a pixel of 640x480"),
+        ({"polarity": pl.lit(0, pl.Int8)}, "polarity 1 or -1"),
+    ):
+        with pytest.raises(exceptions.ArgumentError, match=message):
+            evlib.write_events(frame.with_columns(**change), path, geometry=GEOMETRY)
+    with pytest.raises(exceptions.ArgumentError, match="compression"):
+        evlib.write_events(frame, path, geometry=GEOMETRY, compression="gzip")
+    assert not list(path.parent.iterdir())
