@@ -17,6 +17,8 @@ use crate::write::Encoder;
 
 /// Words between time words where time stands still: readers that lose their place find it again soon.
 const WORDS_BETWEEN_TIMES: usize = 2048;
+/// Rows that are encoded together where events stand alone.
+const ALONE: usize = 64;
 /// Columns of a vector: of a word of EVT2.1 or EVT4, and of a 12-12-8 group of EVT3.
 const VECTOR: u16 = 32;
 
@@ -99,6 +101,37 @@ impl Evt3Encoder {
             self.low = Some(low);
         }
     }
+
+    /// Encodes events from `from` on that need no high time and cannot be in a vector, which takes four of one time, row
+    /// and polarity; returns how many. Which words they need is not predictable, so none of it is a branch.
+    fn alone(&mut self, rows: &Rows<'_>, from: usize, out: &mut Vec<u8>) -> usize {
+        let (Some(high), Some(mut low), Some(mut row)) = (self.high, self.low, self.row) else { return 0 };
+        let block = rows.cut(from..rows.len.min(from + ALONE));
+        let fourth = rows.cut(rows.len.min(from + 3)..rows.len);
+        let start = out.len();
+        out.resize(start + 6 * block.len, 0);
+        let free = out.get_mut(start..).unwrap_or_default().as_chunks_mut::<2>().0;
+        let (mut events, mut words) = (0, 0);
+        for (((x, y), t), p) in block.x.iter().zip(block.y).zip(block.t).zip(block.p) {
+            let alike = fourth.t.get(events) == Some(t) && fourth.y.get(events) == Some(y) && fourth.p.get(events) == Some(p);
+            if t >> 12 != high || self.words + words >= WORDS_BETWEEN_TIMES || alike {
+                break;
+            }
+            let Some(free) = free.get_mut(words..).and_then(|free| free.first_chunk_mut::<3>()) else { break };
+            let time = (t & 0xFFF) as u16;
+            let (times, to_row) = (usize::from(time != low), usize::from(*y != row));
+            free[0] = (TIME_LOW << 12 | time).to_le_bytes();
+            free[times] = (ADDR_Y << 12 | y.cast_unsigned()).to_le_bytes();
+            free[times + to_row] = (ADDR_X << 12 | u16::from(*p > 0) << 11 | x.cast_unsigned()).to_le_bytes();
+            words += times + to_row + 1;
+            (low, row) = (time, *y);
+            events += 1;
+        }
+        out.truncate(start + 2 * words);
+        (self.low, self.row) = (Some(low), Some(row));
+        self.words += words;
+        events
+    }
 }
 
 impl Encoder for Evt3Encoder {
@@ -114,7 +147,13 @@ impl Encoder for Evt3Encoder {
     fn encode(&mut self, x: &[i16], y: &[i16], t: &[i64], p: &[i8], out: &mut Vec<u8>) {
         let rows = Rows { x, y, t, p, len: t.len() };
         let mut at = 0;
-        while let (Some(&first), Some(&row), Some(&time), Some(&sign)) = (x.get(at), y.get(at), t.get(at), p.get(at)) {
+        loop {
+            let events = self.alone(&rows, at, out);
+            if events > 0 {
+                at += events;
+                continue;
+            }
+            let (Some(&first), Some(&row), Some(&time), Some(&sign)) = (x.get(at), y.get(at), t.get(at), p.get(at)) else { return };
             self.time(time, out);
             if self.row != Some(row) {
                 self.word(out, ADDR_Y, row.cast_unsigned());
