@@ -134,9 +134,9 @@ def write_events(
     format
         `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands
         for: `.raw` is `evt3`, `.h5` and `.hdf5` are `hdf5`, `.aedat4`, `.npy`, `.npz` and `.es` what they say, `.txt`
-        and `.csv` are `text`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
-        `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
-        microseconds. Neither these nor `atis-bin` hold the geometry.
+        and `.csv` are `text`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p`
+        (uint8, 1 and 0), `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line,
+        commas and microseconds. Neither these nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
