@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ import evlib
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "interop_worker.py"
 PEER_SECONDS = 120
+MESSAGE = 240
+"""Characters of a note about one cell."""
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
@@ -58,6 +61,7 @@ KINDS = [
         for key, title in RAW
     ),
     Kind("dat", "DAT", "dat", "recording.dat"),
+    Kind("aedat2", "AEDAT 2.0", "aedat2", "recording.aedat", content="small"),
     Kind("aedat4", "AEDAT4, LZ4", "aedat4", "lz4.aedat4"),
     Kind("aedat4-zstd", "AEDAT4, Zstandard", "aedat4", "zstd.aedat4"),
     Kind("aedat4-none", "AEDAT4, plain", "aedat4", "plain.aedat4", {"compression": "none"}),
@@ -156,7 +160,7 @@ PEERS = [
         PINNED["eventcv"],
         "eventcv",
         (*EVT3, "evt2", "dat", "aedat4", "aedat4-none", "text", "csv", "npz", "dsec", "dsec-gzip"),
-        (*EVT3, "evt2", "dat", "aedat4", "text", "npz", "dsec", "bag"),
+        (*EVT3, "evt2", "dat", "aedat2", "aedat4", "text", "npz", "dsec", "bag"),
         "polarity 0 and 1; CSV with `keys` and `time_unit`",
     ),
     Peer("evt3", "evt3==0.4.1", "evt3", (*EVT3, "evt3-triggers"), (), "polarity 0 and 1"),
@@ -196,6 +200,7 @@ KNOWN: dict[tuple[str, str, str], str] = {
     ("read", "expelliarmus", "evt3-triggers"): "It gives nothing of EVT3 files with external triggers.",
     ("read", "aestream", "evt3"): "Its EVT3 decoder adds up times wrongly, in files of cameras too.",
     **{("written", peer, "evt3-pauses"): _NO_WORDS for peer in ("evutils", "eventcv")},
+    ("written", "eventcv", "aedat2"): "It stores columns from the left; jAER, whose format it is, from the right.",
     ("read", "aestream", "aedat4"): "The process ends; so it does on the files of dv-processing.",
     ("written", "evutils", "aedat4-none"): "dv-processing, aedat, faery and aestream refuse these files too.",
     ("read", "evutils", "text"): "It reads whole microseconds with commas, whatever the extension.",
@@ -283,7 +288,7 @@ def compared(truth: Columns, found: Columns) -> Row:
         ours = {name: truth[name] for name in names if name in truth and name in found}
         if ours:
             text = describe(differences(ours, {name: found[name] for name in ours}))
-            texts += [] if text == "the same" else [f"{what}: {text}"]
+            texts += [] if text == "the same" else [text if what == "events" else f"{what}: {text}"]
         elif names[0] in truth:
             lacking.append(what)
     if texts:
@@ -373,6 +378,22 @@ def unexpected(cell: Row) -> bool:
 
 # The page
 
+INTRODUCTION = """\
+# Interoperation
+
+What evlib writes is read by other libraries, what they write is read by evlib, and every column of every event is
+compared. `make interop` does it anew: it installs each library into an environment of its own and simulates the
+recordings, so that it needs nothing but the network, and takes about two minutes. It fails if a cell is not `same` and
+no reason for that is known. This page is its output (`python benchmarks/interop.py --page docs/interop.md`).
+
+* **same**: all rows, in the same order, with the same time, x, y and polarity; and where there are triggers, all of
+  them. *No triggers*: the library does not give any, the events are the same.
+* A number refers to the notes, which say how cells differ, and why. Polarity of 0 and 1, seconds, and rows that count
+  from the bottom are brought into common columns first: see [the list](#libraries).
+* An empty cell: the library has no such reader or writer, or none that is tried here.
+
+"""
+
 
 def grid(
     direction: str, kinds: list[Kind], peers: list[Peer], cells: dict[tuple[str, str, str], Row], notes: list[str]
@@ -389,12 +410,18 @@ def grid(
                 if cell is not None and cell["state"] == "same" and cell["text"]:
                     line[-1] += f", {cell['text']}"
                 continue
-            text = f"**{kind.title}, {peer.name}**: {cell['text']}."
+            text = f"**{kind.title}, {peer.name}**: {brief(cell['text'])}."
             notes.append(f"{text} {cell['known']}" if cell["known"] else f"{text} **Not known before.**")
             line.append(f"{cell['state']} [{len(notes)}]" + ("" if cell["known"] else " **!**"))
         if any(line):
             rows.append([kind.title, *line])
     return table(["", *(peer.name for peer in columns)], rows)
+
+
+def brief(text: str) -> str:
+    """A message without folders, and of one length at most."""
+    text = re.sub(r"(?:/[\w.@+-]+){2,}/?", "...", text).rstrip(". ")
+    return text if len(text) <= MESSAGE else text[: MESSAGE - 3].rsplit(" ", 1)[0] + " ..."
 
 
 def page(
@@ -411,21 +438,23 @@ def page(
             known = data["versions"][peer.requirement]
             version = ", ".join(f"{name} {known[name]}" for name in map(distribution, peer.requirement.split()))
         versions.append([peer.name, version, peer.note])
-    numbered = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
+    found = data["machine"]
     parts = [
-        f"Measured on {data['machine']['date'][:10]} with evlib {evlib.__version__}: {data['events']:,} events, "
-        f"{data['triggers']:,} triggers.",
+        f"Measured on {found['date'][:10]}, evlib {evlib.__version__}, Python {found['python']}. The recording has "
+        f"{data['events']:,} events of 640 x 480 pixels in 40 s, with two pauses of 20 s, and {data['triggers']:,} "
+        "triggers. Where a row does not say so, EVT2, EVT2.1, EVT3 and EVT4 have its first second, without a pause; "
+        "AEDAT 2.0 and ATIS have 240 x 180 pixels.",
         "## Files of evlib, read by others",
         read,
         "## Files of others, read by evlib",
         written,
         *([f"This evlib lacks: {', '.join(kind.title for kind in lacking)}."] if lacking else []),
         "## Notes",
-        numbered or "None.",
+        "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1)) or "None.",
         "## Libraries",
         table(["library", "version", "brought into common columns"], versions),
     ]
-    return "\n\n".join(parts) + "\n"
+    return INTRODUCTION + "\n\n".join(parts) + "\n"
 
 
 def arguments() -> argparse.Namespace:
@@ -438,6 +467,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, default=None, help="folder to leave the files in (default a temporary one)"
     )
+    parser.add_argument("--page", type=Path, default=None, help="file to write the page to as well")
     return parser.parse_args()
 
 
@@ -477,7 +507,8 @@ def main() -> int:
     }
     (args.workdir / "interop.json").write_text(json.dumps(data, indent=1))
     text = page(data, cells, kinds, peers, lacking)
-    (args.workdir / "interop.md").write_text(text)
+    for path in filter(None, (args.workdir / "interop.md", args.page)):
+        path.write_text(text)
     print(text)
     for (direction, peer_name, key), cell in cells.items():
         if cell["known"] and cell["state"] == "same":
