@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the programs of the benchmarks need Linux")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import interop
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the programs of the benchmarks need Linux")
 
 PEERS = {peer.name: peer for peer in interop.PEERS if peer.name in ("numpy", "pyarrow", "h5py", "rosbags")}
 KINDS = {kind.key: kind for kind in interop.KINDS}
