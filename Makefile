@@ -10,7 +10,7 @@ RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock pyproject.t
 LIBPYTHON = $(shell $(BIN)/python -c "import sysconfig as s; print(s.get_config_var('LIBDIR') if s.get_config_var('Py_ENABLE_SHARED') else '')")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo develop test test-rust test-python check lint types docs bench compare fuzz clean
+.PHONY: help demo develop test test-rust test-python check lint types docs bench compare interop fuzz clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,9 @@ bench: $(VENV)/.built $(VENV)/.group-bench ## Run the benchmarks of this library
 
 compare: $(VENV)/.built $(VENV)/.group-bench ## Compare with other libraries (needs ../shared and installs each into a venv)
 	$(BIN)/python benchmarks/compare.py
+
+interop: $(VENV)/.built ## Read evlib's files with other libraries and theirs with evlib (installs each into a venv)
+	$(BIN)/python benchmarks/interop.py
 
 fuzz: ## Run the fuzz targets for FUZZ_SECONDS (60) in all
 	fuzz/run.sh

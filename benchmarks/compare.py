@@ -27,9 +27,12 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"
@@ -78,7 +81,7 @@ ENTRANTS = [
     Entrant(
         "evutils",
         "evutils",
-        "evutils[aedat]==0.3.18",
+        "evutils[aedat,hdf5]==0.3.18",
         (*PROPHESEE, "aedat2", "aedat4"),
         note="`EventReader.read_all`; AEDAT4: with `ext_trigger=True`",
     ),
@@ -176,9 +179,9 @@ class RunError(Exception):
     """A worker failed; the text is the last line it wrote."""
 
 
-def run_worker(python: Path, job: Row) -> Row:
+def run_worker(python: Path, job: Row, program: Path = WORKER, seconds: float = RUN_SECONDS) -> Row:
     """Run one job in a fresh process and sample its anonymous memory while it works."""
-    command = [str(python), "-P", str(WORKER), json.dumps(job)]
+    command = [str(python), "-P", str(program), json.dumps(job)]
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
@@ -188,14 +191,14 @@ def run_worker(python: Path, job: Row) -> Row:
         peak, samples, base = 0, 0, None
         answer: Row | None = None
         buffer = b""
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + seconds
         os.set_blocking(process.stdout.fileno(), False)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while answer is None:
                 if time.monotonic() > deadline:
                     process.kill()
-                    raise RunError(f"no answer in {RUN_SECONDS} s")
+                    raise RunError(f"no answer in {seconds:.0f} s")
                 ready = selector.select(SAMPLE_SECONDS if base is not None else 1.0)
                 if ready:
                     read = process.stdout.read()
@@ -225,27 +228,38 @@ def run_worker(python: Path, job: Row) -> Row:
 # Environments and inputs
 
 
-def set_up(entrants: list[Entrant], venvs: Path) -> tuple[dict[str, Path], dict[str, str], dict[str, Row]]:
-    """Interpreters by package, reasons why a package is absent, and versions of what is installed."""
+def why_not_installed(said: str) -> str:
+    """The line of pip's complaint that says most."""
+    causes = re.findall(r"^\s*(\w+Error: .+)$", said, re.MULTILINE)
+    errors = re.findall(r"^ERROR: (.+)$", said, re.MULTILINE)
+    return (causes or errors or said.strip().splitlines() or ["pip failed"])[-1].strip()
+
+
+def set_up(requirements: Iterable[str], venvs: Path) -> tuple[dict[str, Path], dict[str, str], dict[str, Row]]:
+    """Interpreters by package, reasons why a package is absent, and versions of what is installed.
+
+    A requirement is what pip is told to install into one environment, separated by blanks.
+    """
     pythons = {"evlib": Path(sys.executable)}
     absent: dict[str, str] = {}
-    for requirement in dict.fromkeys(entrant.requirement for entrant in entrants if entrant.requirement):
-        home = venvs / requirement.replace("==", "-")
+    for requirement in dict.fromkeys(requirements):
+        # Without brackets: hdf5plugin takes its own path for a pattern.
+        home = venvs / re.sub(r"[^\w.]+", "-", requirement)
         python, done = home / "bin" / "python", home / "installed"
         if not done.exists():
             say(f"installing {requirement}")
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", requirement, "numpy"]
-            result = subprocess.run(pip, capture_output=True, text=True, check=False)
+            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            result = subprocess.run([*pip, *requirement.split(), "numpy"], capture_output=True, text=True, check=False)
             if result.returncode != 0:
-                absent[requirement] = (result.stderr.strip().splitlines() or ["pip failed"])[-1]
+                absent[requirement] = why_not_installed(result.stderr)
                 continue
             done.write_text(requirement)
         pythons[requirement] = python
     known: dict[str, Row] = {}
     for package, python in pythons.items():
-        names = [distribution(package), "numpy"] + (["polars"] if package.startswith("evlib") else [])
+        names = [*map(distribution, package.split()), "numpy"] + (["polars"] if package.startswith("evlib") else [])
         known[package] = run_worker(python, {"job": "versions", "names": names})
     return pythons, absent, known
 
@@ -896,7 +910,7 @@ def main() -> int:
         if wanted is None or entrant.requirement is None or entrant.distribution in wanted
     ]
     about, extension = machine(), digest_of_extension()
-    pythons, absent, known = set_up(entrants, args.workdir / "venvs")
+    pythons, absent, known = set_up(filter(None, (one.requirement for one in entrants)), args.workdir / "venvs")
     report = Report()
     formats = args.formats.split(",")
     dv = next((python for name, python in pythons.items() if name.startswith("dv-processing")), None)

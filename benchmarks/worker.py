@@ -245,19 +245,15 @@ def job_digest(job: Job) -> Job:
     return {"rows": len(columns["t"]), **{name: digest.hexdigest() for name, digest in digests.items()}}
 
 
-def job_differences(job: Job) -> Job:
-    """Where the columns that another reader saved differ from ours."""
+def differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Job:
+    """Where columns differ from ours: rows, and for each column that does how many, which is first, and by how much."""
     import numpy as np
 
-    ours = columns_of("evlib", read_evlib(job)())
-    rows = len(ours["t"])
-    theirs = {
-        name: np.memmap(Path(job["saved"]) / f"{name}.bin", dtype=kind, mode="r")
-        for name, kind in zip("txyp", ("<i8", "<i2", "<i2", "<i1"), strict=True)
-    }
-    found: Job = {"rows": rows, "their_rows": len(theirs["t"]), "columns": {}}
-    common = min(rows, len(theirs["t"]))
-    for name in "txyp":
+    first_of_ours = next(iter(ours))
+    rows, their_rows = len(ours[first_of_ours]), len(theirs[first_of_ours])
+    found: Job = {"rows": rows, "their_rows": their_rows, "columns": {}}
+    common = min(rows, their_rows)
+    for name in ours:
         count, first, low, high = 0, None, 0, 0
         for start in range(0, common, CHUNK):
             end = min(common, start + CHUNK)
@@ -270,6 +266,18 @@ def job_differences(job: Job) -> Job:
         if count:
             found["columns"][name] = {"rows": count, "first_row": first, "least": low, "most": high}
     return found
+
+
+def job_differences(job: Job) -> Job:
+    """Where the columns that another reader saved differ from ours."""
+    import numpy as np
+
+    theirs = {
+        name: np.memmap(Path(job["saved"]) / f"{name}.bin", dtype=kind, mode="r")
+        for name, kind in zip("txyp", ("<i8", "<i2", "<i2", "<i1"), strict=True)
+    }
+    ours = columns_of("evlib", read_evlib(job)())
+    return differences({name: ours[name] for name in "txyp"}, theirs)
 
 
 def job_truth(job: Job) -> Job:
@@ -475,8 +483,8 @@ def job_versions(job: Job) -> Job:
     return {name: version(name) for name in job["names"]}
 
 
-def main() -> None:
-    job: Job = json.loads(sys.argv[1])
+def serve(handle: Callable[[Job, Callable[[Job], None]], None]) -> None:
+    """Hand the job in the arguments to `handle`, with what prints an answer."""
     # Libraries print what they like: the answer has the standard output to itself.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -485,6 +493,10 @@ def main() -> None:
         out.write(json.dumps(value) + "\n")
         out.flush()
 
+    handle(json.loads(sys.argv[1]), answer)
+
+
+def run(job: Job, answer: Callable[[Job], None]) -> None:
     if (check := globals().get(f"job_{job['job']}")) is not None:
         answer(check(job))
     elif job["job"] == "again":
@@ -494,4 +506,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

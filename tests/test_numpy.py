@@ -609,8 +609,8 @@ def test_round_trip(rows, kind, offset, tmp_path_factory):
     check(path, events)
     loaded = np.load(path)
     assert loaded["t"].tolist() == events["timestamp"].dt.total_microseconds().to_list()
-    assert [loaded[name].dtype for name in "txyp"] == ["<i8", "<u2", "<u2", "i1"]
-    assert loaded["p"].tolist() == events["polarity"].to_list()
+    assert [loaded[name].dtype for name in "txyp"] == ["<i8", "<u2", "<u2", "u1"]
+    assert loaded["p"].tolist() == (events["polarity"] > 0).to_list()
     assert list(path.parent.iterdir()) == [path]
     if kind == "npz":
         with zipfile.ZipFile(path) as archive:

@@ -750,6 +750,26 @@ def test_a_gap_of_hours_is_exact(tmp_path):
         evlib.write_events(frame, tmp_path / "long.dat", geometry=(640, 480))
 
 
+def test_time_words_of_evt3_suit_simple_readers(tmp_path):
+    """Readers that know a wrap only by 4095 and 0, and clear the low time at every high one."""
+    n = 20_000
+    times = [*range(100, 100 + n), 40_000_000, 95_000_000]
+    frame = events([at * 7 % 640 for at in range(n + 2)], [at % 480 for at in range(n + 2)], times, [1] * (n + 2))
+    check_round_trip(frame, (640, 480), tmp_path / "a.raw", "evt3")
+    high, low, wraps, found = 0, 0, 0, []
+    for word in words_of(tmp_path / "a.raw", 2).tolist():
+        kind, value = word >> 12, word & 0xFFF
+        if kind == 0x8:
+            assert abs(value - high) < 2048 or (high, value) == (4095, 0)
+            wraps += (high, value) == (4095, 0)
+            high, low = value, 0
+        elif kind == 0x6:
+            low = value
+        elif kind == 0x2:
+            found.append((wraps * 4096 + high) * 4096 + low)
+    assert found == times
+
+
 def test_many_events_without_time_going_on(tmp_path):
     n = 300_000
     frame = events([at % 640 for at in range(n)], [at // 640 % 480 for at in range(n)], [5] * n, [1] * n)

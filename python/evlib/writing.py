@@ -143,8 +143,8 @@ def write_events(
         `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands for: `.raw` is `evt3`, `.h5` and
         `.hdf5` are `hdf5`, `.feather` is `arrow`, `.dat`, `.aedat4`, `.parquet`, `.arrow`, `.npy`, `.npz` and `.es`
         what they say, `.txt` and `.csv` are `text`. `parquet` and `arrow` have the columns as they are, and the
-        geometry. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
-        `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
+        geometry. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (uint8,
+        1 and 0), `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
         microseconds. None of these three nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.

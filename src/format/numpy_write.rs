@@ -31,7 +31,7 @@ fn header(descr: &str, rows: u64) -> Vec<u8> {
 }
 
 /// Records of time, x, y and polarity, packed in 13 bytes.
-const RECORD: &str = "[('t', '<i8'), ('x', '<u2'), ('y', '<u2'), ('p', '|i1')]";
+const RECORD: &str = "[('t', '<i8'), ('x', '<u2'), ('y', '<u2'), ('p', '|u1')]";
 const RECORD_BYTES: usize = 13;
 
 /// Writes one array of records.
@@ -63,7 +63,7 @@ impl Sink for NpySink {
                 packed[..8].copy_from_slice(&t.to_le_bytes());
                 packed[8..10].copy_from_slice(&x.to_le_bytes());
                 packed[10..12].copy_from_slice(&y.to_le_bytes());
-                packed[12] = p.cast_unsigned();
+                packed[12] = u8::from(*p > 0);
                 record.copy_from_slice(&packed);
             }
             self.partial.write_all(&self.buffer)?;
@@ -79,7 +79,7 @@ impl Sink for NpySink {
 }
 
 /// Names and types of the members.
-const MEMBERS: [(&str, &str); 4] = [("t", "'<i8'"), ("x", "'<u2'"), ("y", "'<u2'"), ("p", "'|i1'")];
+const MEMBERS: [(&str, &str); 4] = [("t", "'<i8'"), ("x", "'<u2'"), ("y", "'<u2'"), ("p", "'|u1'")];
 
 /// A column on its way.
 struct Column {
@@ -119,7 +119,7 @@ impl Sink for NpzSink {
                     "t" => self.buffer.extend(block.t.iter().flat_map(|t| t.to_le_bytes())),
                     "x" => self.buffer.extend(block.x.iter().flat_map(|x| x.to_le_bytes())),
                     "y" => self.buffer.extend(block.y.iter().flat_map(|y| y.to_le_bytes())),
-                    _ => self.buffer.extend(block.p.iter().map(|p| p.cast_unsigned())),
+                    _ => self.buffer.extend(block.p.iter().map(|p| u8::from(*p > 0))),
                 }
                 column.crc.update(&self.buffer);
                 column.bytes += self.buffer.len() as u64;

@@ -67,8 +67,9 @@ struct Evt3Encoder {
 }
 
 impl Evt3Encoder {
-    /// Largest step between time words, in units of 4096 us: half of what half-range wrap detection bears.
-    const STEP: i64 = 1024;
+    /// Largest step between time words, in units of 4096 us: a third of the range, two thirds of what half-range wrap
+    /// detection bears.
+    const STEP: i64 = 1365;
 
     fn new(geometry: Geometry) -> Self {
         Self { width: geometry.width(), high: None, low: None, row: None, base: None, words: 0 }
@@ -87,14 +88,17 @@ impl Evt3Encoder {
                 0
             });
             while at < high {
-                at = high.min(at + Self::STEP);
+                // Over a wrap the words are the last value and then 0: there are readers that know a wrap by these.
+                let last = at | 0xFFF;
+                at = high.min(if at == last { at + 1 } else { last.min(at + Self::STEP) });
                 self.word(out, TIME_HIGH, (at & 0xFFF) as u16);
             }
             // A new high time clears the low one; row and base follow it so that a reader can start here.
             (self.high, self.low, self.row, self.base, self.words) = (Some(high), None, None, None, 0);
         } else if self.words >= WORDS_BETWEEN_TIMES {
+            // The low time is repeated too: there are readers that clear it here.
             self.word(out, TIME_HIGH, (high & 0xFFF) as u16);
-            (self.row, self.base, self.words) = (None, None, 0);
+            (self.low, self.row, self.base, self.words) = (None, None, None, 0);
         }
         if self.low != Some(low) {
             self.word(out, TIME_LOW, low);
