@@ -7,6 +7,7 @@ import json
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -387,6 +388,26 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'pip install "evlib\[image\]"'):
         ImageCodec().encode(np.zeros((2, 2), "u1"))
+
+
+@pytest.mark.parametrize("item", [float("nan"), [1, float("inf")], {"a": -float("inf")}])
+def test_what_json_does_not_have_is_refused(item):
+    with pytest.raises(ArgumentError, match="JSON does not store"):
+        JsonCodec().encode(item)
+
+
+def test_json_that_is_too_deep():
+    with pytest.raises(FormatError, match="not a payload of the codec `json`"):
+        JsonCodec().decode(b"[" * 100_000)
+
+
+def test_a_codec_that_says_too_much_of_itself(tmp_path):
+    class Talking(JsonCodec):
+        metadata: ClassVar[dict[str, str]] = {"a": "x" * 600_000}
+
+    with pytest.raises(ArgumentError, match="says too much of itself"):
+        ObLog(tmp_path / "logs").get_writer("c", Talking())
+    assert not (tmp_path / "logs").exists()
 
 
 def test_json_is_json_for_others(tmp_path):

@@ -66,6 +66,10 @@ def one_frame(data: Any) -> pl.DataFrame:  # noqa: ANN401
 
 
 def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events") -> pl.DataFrame:
+    if frame.columns == list(schema) and frame.dtypes == list(schema.values()):
+        # As from this library: small batches would take longer to convert into what they are than to write.
+        _refuse_nulls(frame, what)
+        return frame.rechunk()
     missing = [name for name in schema if name not in frame.columns]
     if missing:
         *names, last = schema
@@ -81,8 +85,7 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
             raise ArgumentError(f"`{name}` is an integer column, found {frame.schema[name]}")
     if frame.schema["polarity"] == pl.Boolean:
         frame = frame.with_columns(pl.col("polarity").cast(pl.Int8) * 2 - 1)
-    if any(frame.null_count().row(0)):
-        raise ArgumentError(f"{what} cannot have null values")
+    _refuse_nulls(frame, what)
     if isinstance(time, pl.Duration) and time.time_unit == "ns":
         nanoseconds = pl.col("timestamp").dt.total_nanoseconds()
         if not frame.select((nanoseconds % 1000 == 0).all()).item():
@@ -97,6 +100,11 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
             f"{what} out of the range of {pixels}, Int64 microseconds, Int8 polarity: {error}"
         ) from error
     return frame.rechunk()
+
+
+def _refuse_nulls(frame: pl.DataFrame, what: str) -> None:
+    if any(column.null_count() for column in frame.get_columns()):
+        raise ArgumentError(f"{what} cannot have null values")
 
 
 def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:
