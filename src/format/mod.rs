@@ -237,7 +237,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::EventStream => event_stream::open(source, &head, options),
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
-        Family::Oblog => log::open_events(source.path(), options),
+        Family::Oblog => log::open_events(&source, options),
     }
 }
 
