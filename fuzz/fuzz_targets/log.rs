@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 fn refused<T>(found: Result<T>) -> Option<T> {
     found
         .inspect_err(|error| {
-            let known = matches!(error.kind(), ErrorKind::Format | ErrorKind::Unsupported | ErrorKind::InvalidArgument);
+            let known =
+                matches!(error.kind(), ErrorKind::Format | ErrorKind::Truncated | ErrorKind::Unsupported | ErrorKind::InvalidArgument);
             let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
             assert!(known || missing, "{error}");
         })
