@@ -94,35 +94,29 @@ def copy_whole(source: Path, target: Path) -> int:
     return 0
 
 
-def copy_fresh(source: Path, target: Path) -> int:
-    """Fresh memory for every chunk that is read, and again for what is handed to the writer."""
+def copy_handed_over(source: Path, target: Path, buffer: Callable[[], mmap.mmap]) -> int:
+    """Chunks read into what `buffer` gives; what is handed to the writer is a fresh copy, for it to keep."""
     reading, writing = opened(source, target)
-    copied = 0
-    while True:
-        chunk = fresh_buffer()
-        count = os.readv(reading, [chunk])
-        if not count:
-            break
-        out = fresh_buffer()
-        memoryview(out)[:count] = memoryview(chunk)[:count]
+    copied, chunk = 0, buffer()
+    while count := os.readv(reading, [chunk]):
+        out = memoryview(fresh_buffer())[:count]
+        out[:] = memoryview(chunk)[:count]
         copied += count
-        write_whole(writing, memoryview(out)[:count])
+        write_whole(writing, out)
+        chunk = buffer()
     closed(reading, writing)
     return copied
+
+
+def copy_fresh(source: Path, target: Path) -> int:
+    """Fresh memory for every chunk that is read, and again for what is handed to the writer."""
+    return copy_handed_over(source, target, fresh_buffer)
 
 
 def copy_pooled_read(source: Path, target: Path) -> int:
-    """One buffer for reading; what is handed to the writer is a fresh copy, as for a writer that takes what it gets."""
-    reading, writing = opened(source, target)
-    chunk, copied = fresh_buffer(), 0
-    view = memoryview(chunk)
-    while count := os.readv(reading, [chunk]):
-        out = fresh_buffer()
-        memoryview(out)[:count] = view[:count]
-        copied += count
-        write_whole(writing, memoryview(out)[:count])
-    closed(reading, writing)
-    return copied
+    """One buffer for reading, fresh memory for what is handed to the writer."""
+    pooled = fresh_buffer()
+    return copy_handed_over(source, target, lambda: pooled)
 
 
 def copy_pooled(source: Path, target: Path) -> int:

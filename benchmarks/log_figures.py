@@ -300,6 +300,9 @@ def writing(report: Report, home: Path, *, quick: bool) -> None:
                 paced[store.name] = statistics.median(paced_calls(write, item, 20 if quick else 100))
                 close()
                 remove(home / f"paced {each} {number}")
+            # What a processor that has slept takes to copy the array at all.
+            copied = statistics.median(paced_calls(lambda item: item.copy(), item, 20 if quick else 100))
+            report.figure(f"copy {size(each)} in memory, {PACED_HZ} Hz (median)", copied, "s")
         ours = {"call": min(calls["observation log"]), "session": min(sessions["observation log"])}
         for store in STORES:
             call, session = min(calls[store.name]), min(sessions[store.name])
@@ -424,6 +427,13 @@ def lazy_frame(report: Report, home: Path, rounds: int) -> None:
 
 # Tail.
 
+TAILS = {
+    "awake": "log, `flush='record'`, reader awake (`spin`)",
+    "record": "log, `flush='record'`",
+    "batch": "log, `flush='batch'`",
+    "pipe": "a pipe, not stored",
+}
+
 
 def tail_child(folder: Path, records: int, rate: float, way: str) -> None:
     """Write records at a pace; each holds its number, and the time just before it was written."""
@@ -431,7 +441,7 @@ def tail_child(folder: Path, records: int, rate: float, way: str) -> None:
     with ObLog(folder) as oblog:
         write: Callable[[Array], Any] = partial(os.write, sys.stdout.fileno())
         if way != "pipe":
-            write = oblog.get_writer("tail", BytesCodec(), flush=way)
+            write = oblog.get_writer("tail", BytesCodec(), flush="batch" if way == "batch" else "record")
         due = time.monotonic()
         for number in range(records):
             due += 1 / rate
@@ -445,10 +455,11 @@ def tail(report: Report, home: Path, *, quick: bool) -> None:
     """From the call of `write` until the record is there in another process; beside a pipe, which stores nothing."""
     records, rate = (500, 1000.0) if quick else (5000, 1000.0)
     rows, found = [], {}
-    for way in ("record", "batch", "pipe"):
+    for way in TAILS:
         folder = home / f"tail {way}"
         folder.mkdir()
-        following = ObLog(folder).tail("tail", start="all", timeout=timedelta(seconds=20))
+        spin = timedelta(seconds=2 / rate if way == "awake" else 0)
+        following = ObLog(folder).tail("tail", start="all", timeout=timedelta(seconds=20), spin=spin)
         command = [sys.executable, __file__, "--tail", str(folder), str(records), str(rate), way]
         writer = subprocess.Popen(command, stdout=subprocess.PIPE)
         late, torn = [], 0
@@ -467,10 +478,10 @@ def tail(report: Report, home: Path, *, quick: bool) -> None:
         verify(writer.returncode == 0, "the writer ended well")
         verify(torn == 0 and following.lost_bytes == 0, "no torn record")
         seen = found[way] = spread(late)
-        name = "a pipe, not stored" if way == "pipe" else f"log, flush={way!r}"
-        rows.append([name, *(human(seen[key], "s") for key in ("p50", "p95", "p99", "max")), str(torn)])
-    report.figure("tail latency, 1 KB, p50", found["record"]["p50"], "s", at_most=50e-6)
-    report.figure("tail latency, 1 KB, p99", found["record"]["p99"], "s", at_most=500e-6)
+        rows.append([TAILS[way], *(human(seen[key], "s") for key in ("p50", "p95", "p99", "max")), str(torn)])
+    for way, name in (("awake", ", reader awake"), ("record", "")):
+        report.figure(f"tail latency, 1 KB{name}, p50", found[way]["p50"], "s", at_most=50e-6)
+        report.figure(f"tail latency, 1 KB{name}, p99", found[way]["p99"], "s", at_most=500e-6)
     report.figure("tail: torn records", torn, "", at_most=0)
     report.figure("tail latency, p50: a pipe / log", found["pipe"]["p50"] / found["record"]["p50"], "x")
     report.series["tail_s"] = found

@@ -29,6 +29,81 @@ impl Drop for Scratch {
     }
 }
 
+/// An empty folder of this process, beside the scratch files; removed when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder `name`.
+    pub fn new(name: &str) -> Self {
+        let file = Scratch::new(name, b"");
+        let path = file.path().with_extension("folder");
+        std::fs::remove_dir_all(&path).ok();
+        std::fs::create_dir(&path).expect("folders can be made");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Puts a file with this content into it.
+    pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).expect("files can be written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let word = bytes.get(at..)?.first_chunk()?;
+    usize::try_from(u64::from_le_bytes(*word)).ok()
+}
+
+/// Puts the checksum of `bytes[checked]` at `place`.
+fn put_checksum(bytes: &mut [u8], place: usize, checked: std::ops::Range<usize>) -> Option<()> {
+    let sum = crc32c::crc32c(bytes.get(checked)?);
+    bytes.get_mut(place..)?.first_chunk_mut().map(|stored: &mut [u8; 4]| *stored = sum.to_le_bytes())
+}
+
+/// Puts the checksums of a log right, of which `docs/log-format.md` says where they are: those of its own records, and
+/// with `payloads` those of payloads.
+pub fn checksums(log: &mut [u8], payloads: bool) {
+    for at in 0..log.len() {
+        if log[at..].starts_with(b"evlibLOG") {
+            let len = log.get(at + 12..).and_then(|bytes| bytes.first_chunk()).map_or(0, |len| u32::from_le_bytes(*len));
+            put_checksum(log, at + 8, at + 12..at + 16 + len as usize);
+        } else if log[at..].starts_with(b"evrh") && at >= 13 {
+            let (head, start) = (at - 4, at - 13);
+            let payload = || {
+                let len = number(log, head + 48)?;
+                let offset = u32::from_le_bytes(*log.get(head + 60..)?.first_chunk()?) as usize;
+                let first = start + 104 + (start + 104 + offset).wrapping_neg() % 64;
+                Some(first..first.checked_add(len)?)
+            };
+            if payloads && let Some(payload) = payload() {
+                put_checksum(log, head + 56, payload);
+            }
+            put_checksum(log, head, head + 4..head + 64);
+        }
+    }
+    let mut at = 8;
+    while let Some(len) = number(log, at + 1) {
+        let content = at + 9;
+        let Some(end) = content.checked_add(len).filter(|end| *end <= log.len()) else { break };
+        if matches!(log[at], 0x83 | 0x84) {
+            put_checksum(log, content, content + 4..end);
+        }
+        at = end;
+    }
+}
+
 /// How to open, by one byte: low five bits the format (by its number, else by content), the next two the geometry.
 pub fn options(byte: u8) -> OpenOptions {
     let mut options = OpenOptions::default();

@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")"
 
-targets="header read ros split index side write"
+targets="header read ros split index side write log"
 seconds=${FUZZ_SECONDS:-60}
-each=$((seconds / 7))
+each=$((seconds / 8))
 [ "$each" -gt 0 ] || each=1
 
 if ! command -v cargo-fuzz >/dev/null 2>&1; then
@@ -35,7 +35,14 @@ for target in $targets; do
     # And small files of the formats that say what they are, behind what the target reads of its own.
     case $target in split) own=15 ;; index) own=7 ;; *) own=0 ;; esac
     for seed in seeds/*; do
-        { printf '\037'; head -c "$own" /dev/zero; cat "$seed"; } >"corpus/$target/$(basename "$seed")"
+        [ -d "$seed" ] || { printf '\037'; head -c "$own" /dev/zero; cat "$seed"; } >"corpus/$target/$(basename "$seed")"
+    done
+    # Files of logs as they are, and with the checksums of what is changed put right.
+    [ "$target" != log ] || for seed in seeds/log/*; do
+        case $seed in *.blog) place=3 ;; *foreign*) place=2 ;; *) place=0 ;; esac
+        for options in "$place" $((place + 4)) $((place + 12)); do
+            { printf "\\$(printf %03o "$options")"; cat "$seed"; } >"corpus/$target/$(basename "$seed")-$options"
+        done
     done
     echo "fuzzing $target for $each s"
     cargo $toolchain fuzz run --fuzz-dir . "$target" -- \

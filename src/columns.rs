@@ -223,6 +223,77 @@ mod mapping {
     }
 }
 
+/// Bytes that grow, in memory like that of columns: huge pages once they are many, and kept for others afterwards.
+pub(crate) struct ByteBuffer {
+    arena: Arena,
+    /// Bytes of the arena.
+    room: usize,
+    len: usize,
+}
+
+impl ByteBuffer {
+    /// Least room that is made.
+    const LEAST: usize = 16 << 10;
+
+    pub(crate) fn new() -> Self {
+        Self { arena: Arena::heap(0), room: COLUMN_ALIGN, len: 0 }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.room
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Makes room for so many bytes more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let needed = self.len.saturating_add(more);
+        if needed <= self.room {
+            return;
+        }
+        let growing = if self.len == 0 { 0 } else { self.room.saturating_mul(2) };
+        let mut room = needed.max(growing).max(Self::LEAST);
+        if room > HUGE_PAGE / 16 {
+            room = room.checked_next_multiple_of(HUGE_PAGE).unwrap_or(room);
+        }
+        let old = std::mem::replace(self, Self { arena: Arena::new(room), room, len: 0 });
+        self.extend_from_slice(&old);
+    }
+
+    /// Appends zeros.
+    pub(crate) fn extend_zeros(&mut self, count: usize) {
+        self.reserve(count);
+        let start = self.len;
+        self.len += count;
+        self[start..].fill(0);
+    }
+
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        let start = self.len;
+        self.len += bytes.len();
+        self[start..].copy_from_slice(bytes);
+    }
+}
+
+impl std::ops::Deref for ByteBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the arena has `room` bytes, at least `len`, all initialised, and is this buffer's alone.
+        unsafe { std::slice::from_raw_parts(self.arena.start.as_ptr(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for ByteBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the buffer is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.arena.start.as_ptr(), self.len) }
+    }
+}
+
 /// Byte offset of each column in its arena.
 type Offsets = [usize; 4];
 
@@ -868,4 +939,32 @@ pub fn trigger_schema() -> SchemaRef {
         Field::new("polarity", DataType::Int8, false),
         Field::new("timestamp", DataType::Duration(TimeUnit::Microsecond), false),
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ByteBuffer, HUGE_PAGE};
+
+    #[test]
+    fn a_byte_buffer_grows_and_keeps_what_is_in_it() {
+        let (mut buffer, mut plain) = (ByteBuffer::new(), Vec::new());
+        for round in 0..3 {
+            for len in [0, 1, 63, 64, 20_000, HUGE_PAGE / 8, 3, HUGE_PAGE + 1] {
+                let part: Vec<u8> = (0..len).map(|at| (at % 251 + round) as u8 | 1).collect();
+                buffer.extend_from_slice(&part);
+                buffer.extend_zeros(len / 3);
+                plain.extend_from_slice(&part);
+                plain.resize(plain.len() + len / 3, 0);
+                assert!(buffer[..] == plain[..] && buffer.capacity() >= plain.len());
+            }
+            // What was there before is not seen through zeros.
+            let kept = buffer.capacity();
+            buffer.clear();
+            plain.clear();
+            assert!(buffer.is_empty() && buffer.capacity() == kept);
+        }
+        buffer.extend_zeros(5);
+        buffer[2] = 7;
+        assert_eq!(buffer[..], [0, 0, 7, 0, 0]);
+    }
 }

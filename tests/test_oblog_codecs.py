@@ -7,6 +7,7 @@ import json
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -145,7 +146,11 @@ def test_any_bytes_are_an_array_or_an_error(data):
         (struct.pack("<I", 2**32 - 1), "header and data"),
         (struct.pack("<I3sI", 3, b"<f8", 70) + bytes(600), "at most 64 dimensions, found 70"),
         (struct.pack("<I3sIQ", 3, b"<f8", 1, 3) + bytes(23), "expected 24 bytes of data, found 23"),
-        (struct.pack("<I3sIQ", 3, b"<f8", 1, 2**62) + bytes(8), "bytes of data, found 8"),
+        (struct.pack("<I3sIQ", 3, b"<f8", 1, 2**59) + bytes(8), "bytes of data, found 8"),
+        (struct.pack("<I3sIQ", 3, b"<f8", 1, 2**62) + bytes(8), "fits the address space"),
+        (struct.pack("<I3sIQQ", 3, b"<f8", 2, 0, 2**64 - 1), "fits the address space"),
+        (struct.pack("<I3sIQQ", 3, b"<f8", 2, 0, 2**60), "fits the address space"),
+        (struct.pack("<I3sIQ", 3, b"|S0", 1, 2**63), "fits the address space"),
         (struct.pack("<I2sIQ", 2, b"|O", 1, 1) + bytes(8), "holds references"),
         (struct.pack("<I9sI", 9, b"().__a__[", 0), "not a type of NumPy"),
         (struct.pack("<I14sI", 14, b"[('a','|O8'),]", 0), "holds references"),
@@ -387,6 +392,26 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'pip install "evlib\[image\]"'):
         ImageCodec().encode(np.zeros((2, 2), "u1"))
+
+
+@pytest.mark.parametrize("item", [float("nan"), [1, float("inf")], {"a": -float("inf")}])
+def test_what_json_does_not_have_is_refused(item):
+    with pytest.raises(ArgumentError, match="JSON does not store"):
+        JsonCodec().encode(item)
+
+
+def test_json_that_is_too_deep():
+    with pytest.raises(FormatError, match="not a payload of the codec `json`"):
+        JsonCodec().decode(b"[" * 100_000)
+
+
+def test_a_codec_that_says_too_much_of_itself(tmp_path):
+    class Talking(JsonCodec):
+        metadata: ClassVar[dict[str, str]] = {"a": "x" * 600_000}
+
+    with pytest.raises(ArgumentError, match="says too much of itself"):
+        ObLog(tmp_path / "logs").get_writer("c", Talking())
+    assert not (tmp_path / "logs").exists()
 
 
 def test_json_is_json_for_others(tmp_path):

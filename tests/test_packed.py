@@ -14,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evlib
+from evlib.codecs import EventsCodec
+from evlib.exceptions import FormatError
+from evlib.oblog import ObLog
 
 pa = pytest.importorskip("pyarrow")
 
@@ -73,6 +76,29 @@ def test_text(packing, events, plain, tmp_path):
     again = evlib.open(path)
     assert again.is_indexed
     assert again.read().equals(events)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_observation_log(packing, events, tmp_path):
+    pack, extension = PACKINGS[packing]
+    with ObLog(tmp_path) as oblog:
+        write = oblog.get_writer("camera", EventsCodec(geometry=(240, 180)))
+        for start in range(0, COUNT, COUNT // 4):
+            write(events[start : start + COUNT // 4])
+    path = tmp_path / f"camera.mcap{extension}"
+    path.write_bytes(pack(write.path.read_bytes()))
+    write.path.unlink()
+    recording = evlib.open(path, on_problem="raise")
+    assert (recording.format, recording.geometry, recording.path) == ("oblog", (240, 180), path)
+    assert recording.reasons[0] == f"unpacked from {packing.partition(',')[0]}"
+    assert recording.event_count == COUNT
+    assert recording.read().equals(events)
+    window = pl.col("timestamp").is_between(pl.duration(microseconds=1000), pl.duration(microseconds=2000))
+    assert evlib.load_events(path).filter(window).collect().equals(events.filter(window))
+    if packing != "zip, stored":
+        # Channels are read from files that can be mapped.
+        with pytest.raises(FormatError, match=r"(?s)not an MCAP file.*(gzip|zip|Zstandard)"):
+            ObLog(path).channels()
 
 
 def test_other_formats(events, tmp_path):

@@ -373,8 +373,8 @@ class LogMerge:
 class LogTail:
     """Follows a channel of a log."""
 
-    def __new__(cls, path: _Path, channel: str, from_start: bool, resolve: _Resolve) -> Self:
-        """Start following."""
+    def __new__(cls, path: _Path, channel: str, from_start: bool, spin_s: float, resolve: _Resolve) -> Self:
+        """Start following; after each record it waits awake for `spin_s` seconds, then asleep."""
 
     def next(self, timeout: float) -> tuple[int, Any] | None:
         """Give the next time and item, waiting at most so many seconds."""

@@ -149,12 +149,14 @@ class EventsCodec:
         from evlib.writing import one_frame
 
         frame = one_frame(item)
-        times, x, y, polarity = (frame[name].to_physical().to_numpy() for name in ("timestamp", "x", "y", "polarity"))
+        x, y, times, polarity = (column.to_numpy(allow_copy=False) for column in frame.get_columns())
+        times = times.view(np.int64)
         rows = len(times)
         if rows:
             if self.geometry is not None:
                 for name, values, limit in zip("xy", (x, y), self.geometry, strict=True):
-                    if values.min() < 0 or values.max() >= limit:
+                    # Negative ones are large without their sign.
+                    if values.view(np.uint16).max() >= limit:
                         raise ArgumentError(
                             f"`{name}` from {values.min()} to {values.max()} is outside a sensor of "
                             "{} x {} pixels".format(*self.geometry)
@@ -173,7 +175,8 @@ class EventsCodec:
         frame = pl.DataFrame(_evlib.log_decode_events(payload))
         if self.returns == "polars":
             return frame
-        return {name: frame[name].to_physical().to_numpy() for name in SCHEMA}
+        arrays = {name: frame[name].to_numpy(allow_copy=False) for name in SCHEMA}
+        return arrays | {"timestamp": arrays["timestamp"].view(np.int64)}
 
 
 class ArrowCodec:
@@ -228,14 +231,17 @@ class JsonCodec:
     mcap_encoding: ClassVar[str] = "json"
 
     def encode(self, item: Any) -> bytes:  # noqa: ANN401
-        """Give the text in UTF-8."""
-        return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode()
+        """Give the text in UTF-8; refuses NaN and infinities, which JSON does not have."""
+        try:
+            return json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError as error:
+            raise ArgumentError(f"JSON does not store this: {error}") from error
 
     def decode(self, payload: Buffer) -> Any:  # noqa: ANN401
         """Give what the text says."""
         try:
             return json.loads(bytes(payload))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"not a payload of the codec `json`: {error}") from error
 
 
@@ -295,7 +301,7 @@ class ImageCodec:
         try:
             with image.open(BytesIO(payload), formats=[self.format.upper()]) as picture:
                 return np.asarray(picture)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
             raise FormatError(f"not a payload of the codec `image`: {error}") from error
 
 
@@ -412,7 +418,10 @@ class PickleCodec:
 
     def decode(self, payload: Buffer) -> Any:  # noqa: ANN401
         """Give the object."""
-        return pickle.loads(payload)
+        try:
+            return pickle.loads(payload)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise FormatError(f"not a payload of the codec `pickle`: {error}") from error
 
 
 _REGISTRY: dict[str, type[Any]] = {}

@@ -69,6 +69,10 @@ def one_frame(data: Any) -> pl.DataFrame:  # noqa: ANN401
 
 
 def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events") -> pl.DataFrame:
+    if frame.columns == list(schema) and frame.dtypes == list(schema.values()):
+        # As from this library: small batches would take longer to convert into what they are than to write.
+        _refuse_nulls(frame, what)
+        return frame.rechunk()
     missing = [name for name in schema if name not in frame.columns]
     if missing:
         *names, last = schema
@@ -84,8 +88,7 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
             raise ArgumentError(f"`{name}` is an integer column, found {frame.schema[name]}")
     if frame.schema["polarity"] == pl.Boolean:
         frame = frame.with_columns(pl.col("polarity").cast(pl.Int8) * 2 - 1)
-    if any(frame.null_count().row(0)):
-        raise ArgumentError(f"{what} cannot have null values")
+    _refuse_nulls(frame, what)
     if isinstance(time, pl.Duration) and time.time_unit == "ns":
         nanoseconds = pl.col("timestamp").dt.total_nanoseconds()
         if not frame.select((nanoseconds % 1000 == 0).all()).item():
@@ -105,6 +108,11 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
 def format_of(path: str) -> str | None:
     """Give the format that the extension of a new file stands for."""
     return _BY_EXTENSION.get(os.path.splitext(path)[1].lower())  # noqa: PTH122
+
+
+def _refuse_nulls(frame: pl.DataFrame, what: str) -> None:
+    if any(column.null_count() for column in frame.get_columns()):
+        raise ArgumentError(f"{what} cannot have null values")
 
 
 def holds_triggers(path: str, format: str | None, layout: str | None) -> bool:

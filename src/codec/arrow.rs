@@ -30,8 +30,42 @@ pub(crate) fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<
     write().map_err(|error| refuse(&error))
 }
 
+/// Whether the buffers of all batches lie within them, which the decoder takes for granted. What it refuses by itself is
+/// left to it.
+fn buffers_are_there(mut stream: &[u8]) -> bool {
+    loop {
+        let Some((mut word, mut rest)) = stream.split_first_chunk::<4>() else { return true };
+        if *word == [0xff; 4] {
+            let Some(next) = rest.split_first_chunk() else { return true };
+            (word, rest) = next;
+        }
+        let Some((head, rest)) = rest.split_at_checked(u32::from_le_bytes(*word) as usize) else { return true };
+        let Ok(message) = arrow_ipc::root_as_message(head) else { return true };
+        let body = usize::try_from(message.bodyLength()).ok().and_then(|len| rest.split_at_checked(len));
+        let Some((body, rest)) = body else { return true };
+        let batch = message.header_as_record_batch().or_else(|| message.header_as_dictionary_batch()?.data());
+        let is_inside = |buffer: &arrow_ipc::Buffer| {
+            let (start, len) = (usize::try_from(buffer.offset()).ok()?, usize::try_from(buffer.length()).ok()?);
+            start.checked_add(len).filter(|end| *end <= body.len())
+        };
+        if !batch.and_then(|batch| batch.buffers()).is_none_or(|buffers| buffers.iter().all(|buffer| is_inside(buffer).is_some())) {
+            return false;
+        }
+        stream = rest;
+    }
+}
+
 /// Schema and batches of a stream, sharing its memory where that is aligned.
 pub(crate) fn decode(payload: &Payload) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    if !buffers_are_there(payload.bytes()) {
+        return Err(wrong(NAME, "an Arrow IPC stream", "buffers outside its batches"));
+    }
+    // The decoder takes some more for granted, of types that are rare; its state is dropped with the panic.
+    std::panic::catch_unwind(|| decode_stream(payload))
+        .unwrap_or_else(|_| Err(wrong(NAME, "an Arrow IPC stream", "one that its decoder does not survive")))
+}
+
+fn decode_stream(payload: &Payload) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let damaged = |error: ArrowError| wrong(NAME, "an Arrow IPC stream", error.to_string());
     let mut buffer = Buffer::from(bytes::Bytes::from_owner(payload.clone()));
     let mut decoder = StreamDecoder::new();
@@ -100,5 +134,21 @@ mod tests {
         for len in 0..stream.len() {
             let _refused_or_read = Arrow.decode(&Payload::from_vec(stream[..len].to_vec()));
         }
+    }
+
+    #[test]
+    fn damage_is_refused_or_read() {
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None]));
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["a", "bc"]));
+        let table = RecordBatch::try_from_iter([("v", values), ("n", names)]).unwrap();
+        let stream: Vec<u8> = Arrow.encode(&table).unwrap().parts.concat();
+        let mut outside = 0;
+        for bit in 0..stream.len() * 8 {
+            let mut damaged = stream.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let refused = Arrow.decode(&Payload::from_aligned(&damaged)).err();
+            outside += usize::from(refused.is_some_and(|error| error.to_string().contains("outside its batches")));
+        }
+        assert!(outside > 0);
     }
 }

@@ -290,7 +290,7 @@ fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         Family::AtisBin => atis_bin::open(source, &head, options),
         Family::Text => text::open(source, &head, options),
         Family::Ros(format) => ros::open(source, format, options),
-        Family::Oblog => log::open_events(source.path(), options),
+        Family::Oblog => log::open_events(&source, options),
         Family::Arrow => arrow::open(source, &head, options),
         Family::Parquet => Err(Error::new(ErrorKind::Unsupported, "Parquet is not read by the crate")
             .expecting("another format")

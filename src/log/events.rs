@@ -1,13 +1,11 @@
 //! Events in a log: a file of the codec `events` as a recording, whose batches are views of the mapped file.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::Log;
-use super::reader::{Channel, Verify};
+use super::reader::{Channel, Session, Verify};
 use crate::codec::{Codec, Events, EventsLayout};
 use crate::columns::{EventColumns, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,16 +15,21 @@ use crate::reader::{BatchStream, Reader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::{Geometry, Region, TimeRange};
 use crate::selection::{Filter, Selection};
+use crate::source::Source;
 
 /// Rows that are filtered together on one thread.
 const PIECE: usize = 64 << 10;
 
 /// Opens a file of a log that holds events.
-pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
+pub(crate) fn open(source: &Source, options: &OpenOptions) -> Result<Opened> {
     options.refuse_array_options()?;
-    let mut channels = Log::new(path).single(Verify::Head)?;
-    let channel = if channels.len() == 1 { channels.pop() } else { None };
-    let Some(channel) = channel else { return Err(Error::format("a log has one channel a file")) };
+    let Some((file, 0)) = source.file_of(0, source.len())? else { return Err(Error::format("a log has one file a session")) };
+    let session = Session::of(file, source.path(), Verify::Head)?;
+    if session.info().channel.is_empty() {
+        let reason = session.recovery().reason.clone().unwrap_or_default();
+        return Err(Error::format("not a file of a log").expecting("a session record").but_found(reason));
+    }
+    let channel = Channel::of_sessions(session.info().channel.clone(), vec![session]);
     let (codec, _, metadata) = channel.codec(0).unwrap_or_default();
     if codec != Events::NAME {
         return Err(Error::new(ErrorKind::Unsupported, "a log of something else than events")

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::reader::{LogFile, Payload, Record, Recovery, extend};
-use super::record::{ENVELOPE, Fields, MAGIC, MESSAGE_LEN, op, u64_at};
+use super::reader::{LogFile, Payload, Record, Recovery, extend, footer};
+use super::record::{DATA_END_LEN, ENVELOPE, Fields, MAGIC, MESSAGE_LEN, op, u32_at, u64_at};
 use super::sys::Memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::hdf5::lz4;
@@ -41,11 +40,12 @@ struct Entry {
     sensor_time_ns: u64,
 }
 
-/// A compressed chunk of a file.
+/// A chunk of a file.
 #[derive(Debug, Clone)]
 struct Chunk {
     /// Where its records start and end in the file.
     records: Range<usize>,
+    /// Empty for none.
     compression: String,
     unpacked: u64,
     crc: u32,
@@ -58,6 +58,8 @@ struct Shared {
     chunks: Vec<Chunk>,
     /// The chunk that was unpacked last.
     last: Mutex<Option<(u32, Arc<Memory>)>>,
+    /// Where the `DataEnd` record starts, in a file that was closed.
+    data_end: Option<usize>,
     closed: bool,
     recovery: Recovery,
 }
@@ -81,6 +83,34 @@ impl Shared {
         *last = Some((number, Arc::clone(&memory)));
         Ok(memory)
     }
+
+    /// Compares everything that has a checksum with it; says what is wrong, in words.
+    fn verify(&self) -> Vec<String> {
+        let (file, path) = (self.memory.bytes(), self.path.display());
+        let mut wrong = Vec::new();
+        for chunk in &self.chunks {
+            let bytes = file.get(chunk.records.clone()).unwrap_or_default();
+            if !chunk.compression.is_empty() {
+                wrong.extend(unpack(file, chunk).err().map(|error| error.with_path(&self.path).to_string()));
+            } else if !fits(chunk.crc, bytes) {
+                wrong.push(format!("{path}: the CRC of the chunk at byte {} does not fit it", chunk.records.start));
+            }
+        }
+        let stored = self.data_end.and_then(|end| u32_at(file, end + ENVELOPE)).unwrap_or(0);
+        if !fits(stored, file.get(..self.data_end.unwrap_or(0)).unwrap_or_default()) {
+            wrong.push(format!("{path}: the CRC of MCAP's DataEnd record does not fit the data"));
+        }
+        wrong
+    }
+}
+
+/// Whether bytes have a CRC-32; MCAP has 0 where none was computed.
+fn fits(stored: u32, bytes: &[u8]) -> bool {
+    let mut crc = libdeflater::Crc::new();
+    if stored != 0 {
+        crc.update(bytes);
+    }
+    stored == 0 || crc.sum() == stored
 }
 
 fn unpack(file: &[u8], chunk: &Chunk) -> Result<Vec<u8>> {
@@ -104,9 +134,7 @@ fn unpack(file: &[u8], chunk: &Chunk) -> Result<Vec<u8>> {
                 .at(at));
         }
     };
-    let mut crc = libdeflater::Crc::new();
-    crc.update(&out);
-    if written != len || (chunk.crc != 0 && crc.sum() != chunk.crc) {
+    if written != len || !fits(chunk.crc, &out) {
         return Err(damaged());
     }
     Ok(out)
@@ -128,6 +156,11 @@ impl Topic {
 
     pub(crate) fn recovery(&self) -> &Recovery {
         &self.shared.recovery
+    }
+
+    /// What is wrong with the file, in words, after a look at all that has a checksum.
+    pub(crate) fn verify(&self) -> Vec<String> {
+        self.shared.verify()
     }
 
     /// `mcap/` and the message encoding, or [`BLOG`].
@@ -192,16 +225,9 @@ impl Topic {
     }
 }
 
-fn map(path: &Path) -> Result<Memory> {
-    let file = File::open(path).map_err(|error| Error::io(error, path))?;
-    let len = file.metadata().map_err(|error| Error::io(error, path))?.len();
-    let len = usize::try_from(len).map_err(|_| Error::invalid("the file does not fit the address space").with_path(path))?;
-    Memory::map(&file, len).map_err(|error| Error::io(error, path))
-}
-
 /// The channel of a `.blog` file.
 pub(crate) fn open_blog(path: &Path) -> Result<Topic> {
-    let memory = map(path)?;
+    let memory = Memory::map(path)?;
     let file = memory.bytes();
     let mut entries = Vec::new();
     let mut metadata = Vec::new();
@@ -228,8 +254,15 @@ pub(crate) fn open_blog(path: &Path) -> Result<Topic> {
         }
         at = end;
     }
-    let shared =
-        Shared { path: path.to_path_buf(), memory: Arc::new(memory), chunks: Vec::new(), last: Mutex::new(None), closed: true, recovery };
+    let shared = Shared {
+        path: path.to_path_buf(),
+        memory: Arc::new(memory),
+        chunks: Vec::new(),
+        last: Mutex::new(None),
+        data_end: None,
+        closed: true,
+        recovery,
+    };
     Ok(Topic { shared: Arc::new(shared), entries, codec: BLOG.to_owned(), metadata })
 }
 
@@ -314,43 +347,67 @@ fn envelope(bytes: &[u8], at: usize) -> Option<(u8, Range<usize>)> {
 
 /// The topics of an MCAP file, in order of their identifiers.
 pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
-    let memory = map(path)?;
+    let memory = Memory::map(path)?;
     let file = memory.bytes();
     if !file.starts_with(&MAGIC) {
-        return Err(Error::format("not an MCAP file").expecting("the MCAP magic").at(0).with_path(path));
+        let found = crate::format::looks_like(file.get(..4096).unwrap_or(file));
+        return Err(Error::format("not an MCAP file").expecting("the MCAP magic").but_found(found).at(0).with_path(path));
     }
     let mut collector = Collector::default();
-    let mut chunks: Vec<Chunk> = Vec::new();
-    let mut at = MAGIC.len();
-    let mut closed = false;
-    let mut lost: Option<&str> = None;
-    while at < file.len() {
-        let Some((opcode, content)) = envelope(file, at) else {
-            lost = Some("not closed, torn end");
-            break;
-        };
-        let bytes = file.get(content.clone()).unwrap_or_default();
-        let taken = match opcode {
-            op::DATA_END => {
-                closed = true;
-                break;
-            }
-            op::CHUNK => take_chunk(&mut collector, &mut chunks, file, content.clone()).map_err(|error| error.with_path(path))?,
-            _ => collector.take(opcode, bytes, Place::File(content.start as u64)),
-        };
-        if taken.is_none() {
-            lost = Some("damaged record");
-            break;
+    // The summary repeats what the data say of channels, which is lost with the chunk that has it.
+    let mut at = footer(file).map_or(file.len(), |end| end + DATA_END_LEN);
+    while let Some((opcode, content)) = envelope(file, at) {
+        if matches!(opcode, op::SCHEMA | op::CHANNEL) {
+            let _damaged = collector.take(opcode, file.get(content.clone()).unwrap_or_default(), Place::File(0));
         }
         at = content.end;
     }
-    let recovery = Recovery {
-        records: lost.is_some().into(),
-        bytes: if lost.is_some() { (file.len() - at) as u64 } else { 0 },
-        reason: lost.or((!closed).then_some("not closed")).map(str::to_owned),
-        first_offset: lost.map(|_| at as u64),
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut at = MAGIC.len();
+    let mut data_end = None;
+    let mut recovery = Recovery::default();
+    let mut lose = |reason: &str, at: usize, end: usize| {
+        recovery.records += 1;
+        recovery.bytes += (end - at) as u64;
+        recovery.first_offset.get_or_insert(at as u64);
+        recovery.reason.get_or_insert_with(|| reason.to_owned());
     };
-    let shared = Arc::new(Shared { path: path.to_path_buf(), memory: Arc::new(memory), chunks, last: Mutex::new(None), closed, recovery });
+    while at < file.len() {
+        let Some((opcode, content)) = envelope(file, at) else {
+            lose("not closed, torn end", at, file.len());
+            break;
+        };
+        let bytes = file.get(content.clone()).unwrap_or_default();
+        match opcode {
+            op::DATA_END => {
+                data_end = Some(at);
+                break;
+            }
+            // Its own checksum says that it is damaged; what comes after it is not.
+            op::CHUNK if !take_chunk(&mut collector, &mut chunks, file, content.clone()).map_err(|error| error.with_path(path))? => {
+                lose("damaged chunk", at, content.end);
+            }
+            op::CHUNK => {}
+            _ if collector.take(opcode, bytes, Place::File(content.start as u64)).is_none() => {
+                lose("damaged record", at, file.len());
+                break;
+            }
+            _ => {}
+        }
+        at = content.end;
+    }
+    if data_end.is_none() {
+        recovery.reason.get_or_insert_with(|| "not closed".to_owned());
+    }
+    let shared = Arc::new(Shared {
+        path: path.to_path_buf(),
+        memory: Arc::new(memory),
+        chunks,
+        last: Mutex::new(None),
+        data_end,
+        closed: data_end.is_some(),
+        recovery,
+    });
     let topics = collector.channels.into_values().map(|channel| {
         let topic = Topic {
             shared: Arc::clone(&shared),
@@ -371,7 +428,7 @@ pub(super) struct Description {
 
 /// The description of a file's channel, if it is whole.
 pub(super) fn describe(path: &Path) -> Result<Option<Description>> {
-    let memory = map(path)?;
+    let memory = Memory::map(path)?;
     let file = memory.bytes();
     let mut collector = Collector::default();
     let mut at = MAGIC.len();
@@ -390,10 +447,9 @@ pub(super) fn describe(path: &Path) -> Result<Option<Description>> {
     Ok(collector.channels.into_values().next().map(|channel| Description { encoding: channel.encoding, schema }))
 }
 
-/// Takes the messages of a chunk; `None` where it is damaged.
-fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], content: Range<usize>) -> Result<Option<()>> {
-    let bytes = file.get(content.clone()).unwrap_or_default();
-    let mut fields = Fields(bytes);
+/// Takes the messages of a chunk; `false` where it is damaged.
+fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], content: Range<usize>) -> Result<bool> {
+    let mut fields = Fields(file.get(content.clone()).unwrap_or_default());
     let mut head = || {
         fields.bytes(16)?; // first and last time
         let (unpacked, crc) = (fields.u64()?, fields.u32()?);
@@ -403,15 +459,20 @@ fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], c
         let end = start.checked_add(len).filter(|end| *end <= content.end)?;
         Some(Chunk { records: start..end, compression, unpacked, crc })
     };
-    let Some(chunk) = head() else { return Ok(None) };
-    let start = chunk.records.start;
-    if chunk.compression.is_empty() {
-        return Ok(collector.take_all(file.get(chunk.records).unwrap_or_default(), |at| Place::File(start as u64 + at)));
-    }
+    let Some(chunk) = head() else { return Ok(false) };
     let number = u32::try_from(chunks.len()).map_err(|_| Error::format("more than 2^32 chunks"))?;
-    let unpacked = unpack(file, &chunk)?;
+    let start = chunk.records.start as u64;
+    let taken = if chunk.compression.is_empty() {
+        collector.take_all(file.get(chunk.records.clone()).unwrap_or_default(), |at| Place::File(start + at))
+    } else {
+        match unpack(file, &chunk) {
+            Ok(unpacked) => collector.take_all(&unpacked, |at| Place::Chunk(number, at)),
+            Err(error) if error.kind() == ErrorKind::Format => None,
+            Err(error) => return Err(error),
+        }
+    };
     chunks.push(chunk);
-    Ok(collector.take_all(&unpacked, |at| Place::Chunk(number, at)))
+    Ok(taken.is_some())
 }
 
 /// Bytes as two digits each.

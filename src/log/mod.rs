@@ -22,7 +22,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ impl Log {
         &self.path
     }
 
-    /// Names of the channels, sorted.
+    /// Names of the channels, sorted; those of a single file in its own order.
     ///
     /// # Errors
     /// `Io` if the folder cannot be read.
@@ -156,7 +156,7 @@ impl Log {
             let blog = self.path.join(format!("{channel}.{BLOG}"));
             let plain = Path::new(channel).components().count() == 1;
             if plain && blog.parent() == Some(&self.path) && blog.is_file() {
-                return Ok(Channel::of_topic(channel.to_owned(), foreign::open_blog(&blog)?));
+                return Ok(Channel::of_topics(channel.to_owned(), vec![foreign::open_blog(&blog)?]));
             }
             return Err(self.no_channel(channel, &self.path.join(name::file(&encoded, 1))));
         }
@@ -188,14 +188,23 @@ impl Log {
     fn single(&self, verify: Verify) -> Result<Vec<Channel>> {
         if self.path.extension().is_some_and(|extension| extension == BLOG) {
             let name = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            return Ok(vec![Channel::of_topic(name, foreign::open_blog(&self.path)?)]);
+            return Ok(vec![Channel::of_topics(name, vec![foreign::open_blog(&self.path)?])]);
         }
         let session = Session::open(&self.path, verify)?;
         if !session.info().channel.is_empty() {
             return Ok(vec![Channel::of_sessions(session.info().channel.clone(), vec![session])]);
         }
-        let topics = foreign::open_mcap(&self.path)?;
-        Ok(topics.into_iter().map(|(name, topic)| Channel::of_topic(name, topic)).collect())
+        // Several writers may have used one topic, each with an encoding of its own.
+        let mut named: Vec<(String, Vec<foreign::Topic>)> = Vec::new();
+        let mut places = HashMap::new();
+        for (name, topic) in foreign::open_mcap(&self.path)? {
+            let place = *places.entry(name.clone()).or_insert(named.len());
+            match named.get_mut(place) {
+                Some((_, topics)) => topics.push(topic),
+                None => named.push((name, vec![topic])),
+            }
+        }
+        Ok(named.into_iter().map(|(name, topics)| Channel::of_topics(name, topics)).collect())
     }
 
     fn no_channel(&self, channel: &str, path: &Path) -> Error {

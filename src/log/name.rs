@@ -75,7 +75,8 @@ pub(crate) fn split(file: &str) -> Option<(&str, u64)> {
     let (name, number) = file.strip_suffix(EXTENSION)?.rsplit_once('.')?;
     let plain = number.len() >= DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
     let number: u64 = number.parse().ok()?;
-    (plain && !name.is_empty() && file == self::file(name, number)).then_some((name, number))
+    // There is always a next number.
+    (plain && number < u64::MAX && !name.is_empty() && file == self::file(name, number)).then_some((name, number))
 }
 
 /// FNV-1a, 128 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>).
@@ -106,7 +107,16 @@ mod tests {
 
     #[test]
     fn other_files_are_no_sessions() {
-        for file in ["a.mcap", "a.1.mcap", "a.000001.bag", ".000001.mcap", "a.00000x.mcap", "a.+00001.mcap", "a.0000001.mcap"] {
+        for file in [
+            "a.mcap",
+            "a.1.mcap",
+            "a.000001.bag",
+            ".000001.mcap",
+            "a.00000x.mcap",
+            "a.+00001.mcap",
+            "a.0000001.mcap",
+            "a.18446744073709551615.mcap",
+        ] {
             assert_eq!(split(file), None, "{file}");
         }
         assert_eq!(split("a.1000000.mcap"), Some(("a", 1_000_000)));

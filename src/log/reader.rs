@@ -179,12 +179,12 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn open(path: &Path, verify: Verify) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io(error, path))?;
-        let len = file.metadata().map_err(|error| Error::io(error, path))?.len();
-        let len = usize::try_from(len).map_err(|_| Error::invalid("the file does not fit the address space").with_path(path))?;
-        let memory = Memory::map(&file, len).map_err(|error| Error::io(error, path))?;
-        drop(file);
-        Self::read(path, memory, verify)
+        Self::read(path, Memory::map(path)?, verify)
+    }
+
+    /// Reads an open file, which is called `path`.
+    pub(crate) fn of(file: &File, path: &Path, verify: Verify) -> Result<Self> {
+        Self::read(path, Memory::map_file(file, path)?, verify)
     }
 
     fn read(path: &Path, memory: Memory, verify: Verify) -> Result<Self> {
@@ -207,6 +207,11 @@ impl Session {
             seen: Vec::new(),
         };
         let Some((info, start)) = found else {
+            // A writer may be about to write it.
+            if session.is_being_written() {
+                session.memory = Arc::new(memory);
+                return Ok(session);
+            }
             session.recovery = Recovery {
                 records: 0,
                 bytes: file.len() as u64,
@@ -240,7 +245,9 @@ impl Session {
     fn scan(&mut self, file: &[u8], start: usize) {
         let Scan { entries, lost_records, lost_bytes, first_lost, torn, .. } = recovery::scan(file, start, self.info.session);
         self.index = Index::listed(entries);
-        let writing = !self.closed && self.is_being_written();
+        // Closed just now, it has got longer.
+        let grown = || std::fs::metadata(&self.path).is_ok_and(|now| now.len() > file.len() as u64);
+        let writing = !self.closed && (self.is_being_written() || grown());
         self.recovery = match (lost_bytes, writing) {
             (_, true) if torn || lost_bytes == 0 => Recovery::default(),
             (0, _) => Recovery { reason: Some(if self.closed { "damaged index" } else { "not closed" }.to_owned()), ..Recovery::default() },
@@ -253,10 +260,13 @@ impl Session {
         };
     }
 
+    /// Whether a writer has this file, which then is the last one of its channel.
     fn is_being_written(&self) -> bool {
         let file = self.path.file_name().and_then(|name| name.to_str()).and_then(name::split);
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        file.is_some_and(|(encoded, _)| writer::is_locked(folder, encoded))
+        let Some((encoded, number)) = file else { return false };
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let is_last = || super::sessions(folder).is_ok_and(|files| files.get(encoded).and_then(|files| files.last()) == Some(&number));
+        writer::is_locked(folder, encoded) && is_last()
     }
 
     /// Leaves out what is damaged.
@@ -426,7 +436,7 @@ fn partition(len: u64, before: impl Fn(u64) -> bool) -> u64 {
 }
 
 /// Where the `DataEnd` record of a closed file starts.
-fn footer(file: &[u8]) -> Option<usize> {
+pub(super) fn footer(file: &[u8]) -> Option<usize> {
     let footer = file.len().checked_sub(FOOTER_LEN + MAGIC.len())?;
     let bytes = file.get(footer..)?;
     let right = bytes.first() == Some(&op::FOOTER) && u64_at(bytes, 1)? == 20 && bytes.ends_with(&MAGIC);
@@ -595,8 +605,15 @@ impl Channel {
         Self::new(name, sessions.into_iter().map(Part::Log).collect())
     }
 
-    pub(super) fn of_topic(name: String, topic: foreign::Topic) -> Self {
-        Self::new(name, vec![Part::Foreign(topic)])
+    /// A channel of topics of one file.
+    pub(super) fn of_topics(name: String, topics: Vec<foreign::Topic>) -> Self {
+        let recovery = topics.first().map(|topic| (topic.path().to_path_buf(), topic.recovery().clone()));
+        let mut channel = Self::new(name, topics.into_iter().map(Part::Foreign).collect());
+        channel.recovery = Recovery::default();
+        if let Some((path, recovery)) = recovery {
+            channel.recovery.merge(&path, &recovery);
+        }
+        channel
     }
 
     /// The name of the channel.
@@ -699,7 +716,13 @@ impl Channel {
             if let Some(reason) = &recovery.reason {
                 wrong.push(format!("{file}: {reason}: {} records, {} bytes lost", recovery.records, recovery.bytes));
             }
-            let Part::Log(session) = part else { continue };
+            let session = match part {
+                Part::Log(session) => session,
+                Part::Foreign(topic) => {
+                    wrong.extend(topic.verify());
+                    continue;
+                }
+            };
             let bytes = session.memory.bytes();
             for at in 0..session.len() {
                 let checked = session.record(at).and_then(|_| {

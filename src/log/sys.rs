@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use memmap2::{Mmap, MmapOptions};
 
+use crate::error::{Error, Result};
+
 /// Bytes that payloads are views of: a mapped file, or memory of our own.
 pub(crate) enum Memory {
     /// A mapped file, of which the first bytes are known to be there.
@@ -22,9 +24,16 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    /// Maps the first `len` bytes of a file, which has them.
-    pub(crate) fn map(file: &File, len: usize) -> io::Result<Self> {
-        Self::map_ahead(file, len, len)
+    /// Maps a whole file.
+    pub(crate) fn map(path: &Path) -> Result<Self> {
+        Self::map_file(&File::open(path).map_err(|error| Error::io(error, path))?, path)
+    }
+
+    /// Maps all that an open file has now, which is called `path`.
+    pub(crate) fn map_file(file: &File, path: &Path) -> Result<Self> {
+        let len = file.metadata().map_err(|error| Error::io(error, path))?.len();
+        let len = usize::try_from(len).map_err(|_| Error::invalid("the file does not fit the address space").with_path(path))?;
+        Self::map_ahead(file, len, len).map_err(|error| Error::io(error, path))
     }
 
     /// Maps `room` bytes of a file, of which it has the first `len` now.

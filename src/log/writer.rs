@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::record::{self, ALIGN, BLOCK, CHANNEL_ID, Directory, Head, MAGIC, OVERHEAD, PROFILE, SessionInfo, op, push_record, push_text};
 use super::{name, sys};
+use crate::columns::ByteBuffer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes at which a batch is complete.
@@ -26,6 +27,9 @@ const FLUSH: usize = 64 << 10;
 const FLUSH_AFTER: Duration = Duration::from_millis(10);
 /// The same for writing past the page cache, where small batches are dear.
 const DIRECT_AFTER: Duration = Duration::from_millis(100);
+/// How long the thread looks for records by itself after the last one: a producer of ten a second or more never has to
+/// wake it, which would take the producer longer than all the rest.
+const LINGER: Duration = Duration::from_millis(150);
 /// What writing past the page cache is aligned to.
 const SECTOR: usize = 4096;
 /// Bytes written past the page cache at a time, and disk space asked for in advance.
@@ -37,6 +41,8 @@ const CALL: usize = 1 << 30;
 const SPARE: usize = 32 << 20;
 /// Payloads from this size on get their checksum from the producer, so that the two share the work.
 const LARGE: usize = 64 << 10;
+/// Most bytes of what a file says of its channel: readers look for it in the first MiB.
+const DESCRIPTION: usize = record::SESSION_LIMIT / 2;
 /// Least size of a queue.
 const LEAST_QUEUE: usize = 4 << 10;
 
@@ -216,13 +222,13 @@ struct Pending {
 /// Records as they will stand in the file, but for what depends on the place.
 struct Batch {
     number: u64,
-    bytes: Vec<u8>,
+    bytes: ByteBuffer,
     records: Vec<Pending>,
 }
 
 impl Batch {
     fn new(number: u64) -> Self {
-        Self { number, bytes: Vec::new(), records: Vec::new() }
+        Self { number, bytes: ByteBuffer::new(), records: Vec::new() }
     }
 
     fn push(&mut self, parts: &[&[u8]], payload_len: usize, stamp: Stamp, data_offset: u32) {
@@ -230,7 +236,7 @@ impl Batch {
         let head = OVERHEAD + record::padding(start as u64, data_offset) as usize;
         // The end of the batch needs some room too.
         self.bytes.reserve(head + payload_len + SECTOR);
-        self.bytes.resize(start + head, 0);
+        self.bytes.extend_zeros(head);
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
@@ -414,6 +420,8 @@ pub struct Writer {
     batch: usize,
     /// Locked as long as the writer is open.
     lock: Mutex<Option<File>>,
+    /// A process that is forked off has no thread to wait for.
+    process: u32,
 }
 
 impl Writer {
@@ -426,6 +434,13 @@ impl Writer {
             return Err(Error::invalid("the queue is too small")
                 .expecting(format!("at least {LEAST_QUEUE} bytes"))
                 .but_found(options.queue_bytes.to_string()));
+        }
+        let described = options.metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() + options.codec.len();
+        let schema = options.schema.as_ref().map_or(0, |(name, encoding, data)| name.len() + encoding.len() + data.len());
+        if channel.len() + described + schema > DESCRIPTION {
+            return Err(Error::invalid("the codec says too much of itself")
+                .expecting(format!("name, metadata and schema of at most {DESCRIPTION} bytes"))
+                .but_found((channel.len() + described + schema).to_string()));
         }
         let encoded = name::encode(channel)?;
         fs::create_dir_all(folder).map_err(|error| Error::io(error, folder))?;
@@ -472,7 +487,7 @@ impl Writer {
             .spawn(move || work.run())
             .map_err(|error| Error::io(error, &shared.path))?;
         let batch = BATCH.min(options.queue_bytes / 4);
-        Ok(Self { shared, thread: Mutex::new(Some(thread)), batch, lock: Mutex::new(Some(lock)) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)), batch, lock: Mutex::new(Some(lock)), process: std::process::id() })
     }
 
     /// The file.
@@ -688,14 +703,19 @@ impl Writer {
         state.closing = true;
         self.shared.wake(&mut state);
         drop(state);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
+        // Locked, so that who else closes waits for the thread too.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
             && thread.join().is_err()
         {
             let failure = Failure::new(&io::Error::other("the writing thread panicked"));
             self.shared.lock().failure.get_or_insert(failure);
         }
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(thread);
+        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Processes that were forked off hold the file too. If this fails, closing it has to do.
+            let _result = lock.unlock();
+        }
         let state = self.shared.lock();
         if state.failure.is_some() {
             self.shared.check(&state)?;
@@ -706,8 +726,10 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Who wants to know calls `close`.
-        let _result = self.close();
+        if self.process == std::process::id() {
+            // Who wants to know calls `close`.
+            let _result = self.close();
+        }
     }
 }
 
@@ -733,14 +755,18 @@ impl Shared {
     /// The thread's work.
     fn run(&self) {
         let mut state = self.lock();
+        let mut last = Instant::now();
         loop {
             let Some(mut batch) = self.next(&mut state) else {
                 if state.closing {
                     break;
                 }
                 let now = Instant::now();
-                state.sleep = if state.deadline.is_some() { Sleep::Armed } else { Sleep::Idle };
-                state = match state.deadline {
+                // Within that time, a record that comes is looked at no later than it would be due.
+                let look = || (now.duration_since(last) < LINGER).then(|| now + FLUSH_AFTER);
+                let deadline = state.deadline.or_else(look);
+                state.sleep = if deadline.is_some() { Sleep::Armed } else { Sleep::Idle };
+                state = match deadline {
                     Some(deadline) => {
                         let left = deadline.saturating_duration_since(now);
                         self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
@@ -758,6 +784,7 @@ impl Shared {
             let written = sink.write_batch(&mut batch);
             let progress = (sink.sequence, sink.position);
             drop(sink);
+            last = Instant::now();
             state = self.lock();
             state.in_flight = None;
             (state.counters.written, state.counters.file_bytes) = progress;

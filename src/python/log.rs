@@ -103,10 +103,15 @@ impl KnownHeader {
         let header = ArrayHeader::parse(payload).map_err(|error| errors::exception(py, &error))?;
         let dtype = numpy(py)?.dtype_of.bind(py).call1((header.dtype,))?;
         let item: u64 = dtype.getattr(intern!(py, "itemsize"))?.extract()?;
-        let data_len = header.shape.iter().try_fold(item, |len, extent| len.checked_mul(*extent));
-        // With an extent of zero the others may be anything.
-        let data_len = if header.shape.contains(&0) { Some(0) } else { data_len };
-        let data_len = data_len.and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+        // NumPy has limits for arrays without values too.
+        let span = header.shape.iter().try_fold(item.max(1), |len, extent| len.checked_mul((*extent).max(1)));
+        if span.is_none_or(|span| isize::try_from(span).is_err()) {
+            let error = Error::format("not a payload of the codec `numpy`")
+                .expecting("extents of an array that fits the address space")
+                .but_found(format!("{:?}", header.shape));
+            return Err(errors::exception(py, &error));
+        }
+        let data_len = header.shape.iter().fold(item, |len, extent| len * extent) as usize;
         Ok(Self {
             bytes: payload.get(..header.len).unwrap_or_default().to_vec(),
             align: dtype.getattr(intern!(py, "alignment"))?.extract()?,
@@ -647,9 +652,11 @@ fn with_codec(tail: &Tail, record: Option<Record>) -> Option<(Record, TailCodec)
 
 #[pymethods]
 impl LogTail {
+    /// After each record it waits awake for `spin_s` seconds, then asleep.
     #[new]
-    fn new(py: Python<'_>, path: PathBuf, channel: &str, from_start: bool, resolve: Py<PyAny>) -> PyResult<Self> {
-        let tail = run(py, || Log::new(path).tail(channel, from_start))?;
+    fn new(py: Python<'_>, path: PathBuf, channel: &str, from_start: bool, spin_s: f64, resolve: Py<PyAny>) -> PyResult<Self> {
+        let spin = Duration::try_from_secs_f64(spin_s.max(0.0)).unwrap_or(Duration::MAX);
+        let tail = run(py, || Log::new(path).tail(channel, from_start))?.with_spin(spin);
         Ok(Self { inner: Mutex::new(tail), resolve, state: Mutex::new(None), kept: Mutex::default() })
     }
 
