@@ -8,7 +8,6 @@ from decimal import Decimal
 import evlib
 
 FORMATS = (
-FORMATS = (
     *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat1", "aedat2", "aedat3", "aedat4"),
     *("es", "atis-bin", "text", "bag", "db3", "mcap", "oblog", "parquet", "arrow"),
 )
