@@ -295,10 +295,6 @@ impl Container for Db3 {
         "none, or zstd message by message".to_owned()
     }
 
-    fn is_dear(&self) -> bool {
-        false
-    }
-
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {
         let tree = self.tree()?;
         if let Some((keys, found)) = self.order(topic)? {
