@@ -41,6 +41,7 @@ mod index;
 pub mod log;
 #[cfg(target_os = "linux")]
 mod mapped;
+mod mcap;
 mod problem;
 #[cfg(feature = "python")]
 mod python;

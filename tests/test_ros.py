@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import re
 import shutil
@@ -16,6 +17,7 @@ import bags
 import numpy as np
 import oracle
 import polars as pl
+import pyarrow as pa
 import pytest
 from conftest import problem_counts, rows
 from hypothesis import given
@@ -61,6 +63,10 @@ def write(folder, kind: str, messages):
     return path
 
 
+def zstd(content: bytes) -> bytes:
+    return pa.Codec("zstd").compress(content, asbytes=True)
+
+
 @pytest.fixture(scope="module")
 def folder():
     """A folder in memory, where there is such a place: libraries wait for the disk after every database."""
@@ -99,6 +105,22 @@ def test_evt3_goes_on_from_message_to_message(kind, tmp_path):
     assert len(truth.triggers) > 5
     assert problem_counts(recording) == truth.counts()
     assert rows(evlib.load_events(path, batch_rows=7).collect()) == truth.events
+
+
+def test_many_more_events_at_the_end_than_at_the_start(folder):
+    """What the first blocks promise is not enough for the rest."""
+    highs = np.arange(2_200_000) // 500 % 4096
+    quiet = np.stack([0x8000 | highs, 0x6000 | np.arange(highs.size) % 500], axis=1).ravel().astype("<u2")
+    busy = (0x2000 | np.random.default_rng(4).integers(0, 640, 800_000)).astype("<u2")
+    payload = np.concatenate([np.array([0x8000, 0x6000, 3, 0x2005], "<u2"), quiet, busy]).tobytes()
+    raw = folder / "words.raw"
+    raw.write_bytes(b"% evt 3.0\n% geometry 640x480\n% end\n" + payload)
+    truth = evlib.read_events(raw)
+    assert truth.height == 800_001
+    recording = evlib.open(write(folder, "mcap", bags.words(payload, [32_768] * 200)))
+    assert recording.read().equals(truth)
+    assert recording.read().equals(truth)
+    assert recording.event_count == truth.height
 
 
 @pytest.mark.parametrize("encoding", ["mono", "libcaer", "libcaer_cmp", "evt3"])
@@ -417,6 +439,25 @@ def test_folders_of_ros2(tmp_path):
         evlib.open(folder)
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+@pytest.mark.parametrize("kind", ["bag", "bag lz4", "db3", "db3 zstd", "mcap", "mcap zstd"])
+def test_files_that_are_compressed_as_a_whole(kind, pack, save, tmp_path):
+    path = write(tmp_path, kind, small(kind))
+    packed = save(pack(path.read_bytes()), f"{path.suffix}.zstd")
+    recording = evlib.open(packed, on_problem="raise")
+    assert recording.format == path.suffix[1:]
+    assert rows(recording.read()) == rows(evlib.read_events(path))
+
+
+def test_a_folder_of_ros2_with_a_compressed_file(tmp_path):
+    path = write(tmp_path, "db3", small("db3"))
+    folder = tmp_path / "compressed"
+    folder.mkdir()
+    (folder / "metadata.yaml").touch()
+    (folder / "compressed_0.db3.zstd").write_bytes(zstd(path.read_bytes()))
+    assert evlib.read_events(folder).equals(evlib.read_events(path))
+
+
 def test_other_versions_of_bags_are_refused(save):
     with pytest.raises(UnsupportedError, match=r"V2.0"):
         evlib.open(save(b"#ROSBAG V1.2\n" + bytes(100), ".bag"))
@@ -570,6 +611,68 @@ def test_a_write_ahead_log_is_read(tmp_path):
     (tmp_path / "copy.db3-wal").write_bytes(b"no log" * 20)
     assert rows(evlib.read_events(copy)) == expected(found[:200])
     connection.close()
+
+
+@pytest.mark.parametrize("encoding", ["mono", "evt3"])
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("page", [512, 4096])
+def test_messages_of_a_database_come_in_the_order_of_their_times(encoding, index, page, tmp_path):
+    if encoding == "evt3":
+        payload = struct.pack("<2H", 0x8000 | 5_000_000 >> 12 & 0xFFF, 0x6000) + sensor_stream("evt3", 2000)
+        messages, truth = bags.words(payload, [70] * 40), oracle.evt3(payload, bags.GEOMETRY).events
+    else:
+        found = sample(4000)
+        messages, truth = bags.packets(found, "mono", [60] * 50), expected(found)
+    # Of another topic, in front of, between and behind them.
+    others = [replace(message, topic="/other/events") for message in messages[::-3]]
+    stored = [*others[:5], *(messages[at] for at in np.random.default_rng(2).permutation(len(messages))), *others[5:]]
+    path = write(tmp_path, "db3", stored)
+    connection = sqlite3.connect(path)
+    if not index:
+        connection.execute("DROP INDEX timestamp_idx")
+        connection.commit()
+    connection.execute(f"PRAGMA page_size={page}")
+    connection.execute("VACUUM")
+    by_time = [
+        number for (number,) in connection.execute("SELECT id FROM messages WHERE topic_id = 1 ORDER BY timestamp, id")
+    ]
+    connection.close()
+    assert by_time != sorted(by_time)
+    recording = evlib.open(path, stream="/camera/events")
+    assert rows(recording.read()) == truth
+    assert "LOST_MESSAGES" not in problem_counts(recording)
+    assert rows(evlib.load_events(path, stream="/camera/events", batch_rows=7).collect(engine="streaming")) == truth
+    first, last = recording.time_range
+    window = first + (last - first) / 3, first + (last - first) / 2
+    inside = pl.col("timestamp").is_between(*window, closed="left")
+    assert recording.read(time_range=window).equals(recording.read().filter(inside))
+
+
+def test_messages_of_one_time_come_in_the_order_of_their_rows(tmp_path):
+    found = sample(500)
+    messages = bags.packets(found, "mono", [50] * 10)
+    late, early = messages[0].stamp_ns + 10**9, messages[0].stamp_ns
+    stored = [
+        *(replace(one, stamp_ns=late) for one in messages[5:]),
+        *(replace(one, stamp_ns=early) for one in messages[:5]),
+    ]
+    assert rows(evlib.read_events(write(tmp_path, "db3", stored), on_problem="raise")) == expected(found)
+
+
+def test_rows_of_a_page_that_is_missing_are_counted_in_any_order(tmp_path):
+    found = sample(3000)
+    path = write(tmp_path, "db3", bags.packets(found, "mono", [300] * 10)[::-1])
+    data = path.read_bytes()
+    seen = set()
+    for length in range(0, len(data), 4096):
+        path.write_bytes(data[:length])
+        if check_sane(path):
+            opened = evlib.open(path)
+            read = rows(opened.read())
+            assert read == [row for row in expected(found) if row in set(read)]
+            assert len(read) == len(found) or "DAMAGED_PACKET" in problem_counts(opened)
+            seen.add(len(read))
+    assert len(seen) > 3
 
 
 # --- damage --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use zstd_safe::{DCtx, InBuffer, OutBuffer, ResetDirective};
 
-mod lz4;
+pub(crate) mod lz4;
 
 /// Most bytes that a stretch may become: larger ones are taken for damage.
 pub(crate) const LARGEST: usize = 512 << 20;
@@ -55,7 +55,7 @@ pub(crate) fn decompress(codec: Codec, bytes: &[u8], out: &mut [u8]) -> usize {
             len
         }
         Codec::Bz2 => bunzip2(bytes, out),
-        Codec::Lz4 => lz4::decompress(bytes, out),
+        Codec::Lz4 => lz4::decode_frame(bytes, out).len,
         Codec::Zstd => unzstd(bytes, out),
     }
 }

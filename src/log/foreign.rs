@@ -13,7 +13,7 @@ use super::reader::{LogFile, Payload, Record, Recovery, extend, footer};
 use super::record::{DATA_END_LEN, ENVELOPE, Fields, MAGIC, MESSAGE_LEN, op, u32_at, u64_at};
 use super::sys::Memory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::hdf5::lz4;
+use crate::format::codec::lz4;
 
 /// Most bytes that a chunk may unpack to.
 const CHUNK_LIMIT: u64 = 1 << 30;
@@ -126,7 +126,7 @@ fn unpack(file: &[u8], chunk: &Chunk) -> Result<Vec<u8>> {
     let mut out = vec![0; len];
     let written = match chunk.compression.as_str() {
         "zstd" => zstd_safe::decompress(&mut out[..], packed).map_err(|_| damaged())?,
-        "lz4" => lz4::decode_frame(packed, &mut out).ok_or_else(damaged)?,
+        "lz4" => lz4::decode_frame(packed, &mut out).whole().ok_or_else(damaged)?,
         other => {
             return Err(Error::new(ErrorKind::Unsupported, "unknown compression of a chunk")
                 .expecting("`zstd`, `lz4` or none")

@@ -2,25 +2,18 @@
 //!
 //! All integers are little endian. `docs/log-format.md` is the specification.
 
-use std::borrow::Cow;
+use crate::mcap::Message;
+pub(crate) use crate::mcap::{Fields, MAGIC, PREFIX as ENVELOPE};
 
-/// First and last bytes of an MCAP file.
-pub(crate) const MAGIC: [u8; 8] = *b"\x89MCAP0\r\n";
 /// Profile of the files that this module writes, in the MCAP header.
 pub(crate) const PROFILE: &str = "evlib.log";
 /// Version of the private records.
 pub(crate) const VERSION: u16 = 1;
 
-/// Opcodes of MCAP.
+/// Opcodes of MCAP, and those of the profile.
 pub(crate) mod op {
-    pub(crate) const HEADER: u8 = 0x01;
-    pub(crate) const FOOTER: u8 = 0x02;
-    pub(crate) const SCHEMA: u8 = 0x03;
-    pub(crate) const CHANNEL: u8 = 0x04;
-    pub(crate) const MESSAGE: u8 = 0x05;
-    pub(crate) const CHUNK: u8 = 0x06;
-    pub(crate) const STATISTICS: u8 = 0x0b;
-    pub(crate) const DATA_END: u8 = 0x0f;
+    pub(crate) use crate::mcap::op::{CHANNEL, CHUNK, DATA_END, FOOTER, HEADER, MESSAGE, SCHEMA, STATISTICS};
+
     /// Who wrote the file: channel, codec, the file's number.
     pub(crate) const SESSION: u8 = 0x80;
     /// In front of each message.
@@ -33,12 +26,10 @@ pub(crate) mod op {
     pub(crate) const DIRECTORY: u8 = 0x84;
 }
 
-/// Opcode and length in front of every record.
-pub(crate) const ENVELOPE: usize = 9;
 /// Fields of a head, without its padding.
 pub(crate) const HEAD_LEN: usize = 64;
 /// Fields of an MCAP message in front of its data.
-pub(crate) const MESSAGE_LEN: usize = 22;
+pub(crate) const MESSAGE_LEN: usize = Message::HEAD;
 /// Bytes of a record beside its payload and padding.
 pub(crate) const OVERHEAD: usize = ENVELOPE + HEAD_LEN + ENVELOPE + MESSAGE_LEN;
 /// The data of every payload starts at a multiple of this.
@@ -77,10 +68,6 @@ pub(crate) fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; 
     bytes.get(offset..)?.first_chunk().copied()
 }
 
-pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    array(bytes, offset).map(u16::from_le_bytes)
-}
-
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     array(bytes, offset).map(u32::from_le_bytes)
 }
@@ -117,35 +104,6 @@ pub(crate) fn push_padding(out: &mut Vec<u8>, position: u64, align: u64) {
         fill += align;
     }
     push_record(out, op::PADDING, |out| out.resize(out.len() + fill as usize - ENVELOPE, 0));
-}
-
-/// Reads fields one after the other.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Fields<'a> {
-    pub(crate) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    pub(crate) fn u16(&mut self) -> Option<u16> {
-        u16_at(self.bytes(2)?, 0)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        u32_at(self.bytes(4)?, 0)
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        u64_at(self.bytes(8)?, 0)
-    }
-
-    /// A text with its length in front.
-    pub(crate) fn text(&mut self) -> Option<Cow<'a, str>> {
-        let len = self.u32()?;
-        Some(String::from_utf8_lossy(self.bytes(len as usize)?))
-    }
 }
 
 /// What stands in front of each message: what MCAP lacks, and checks of both.

@@ -4,15 +4,15 @@ use std::cell::RefCell;
 
 use zstd_safe::{DCtx, InBuffer, OutBuffer};
 
-mod lz4;
+use crate::format::codec::{ZSTD_MAGIC, lz4};
 
 /// Most bytes that a packet may become: larger ones are taken for damage.
 pub(crate) const LARGEST: usize = 256 << 20;
 /// Bytes of buffer that a thread keeps.
 const KEEP: usize = 16 << 20;
 
-const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// Bytes of the default block of LZ4.
+const BLOCK: usize = 64 << 10;
 
 /// How packets are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Codec {
     /// The codec that these bytes look compressed with.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         match bytes.first_chunk::<4>() {
-            Some(&LZ4_MAGIC) => Self::Lz4,
+            Some(&lz4::MAGIC) => Self::Lz4,
             Some(&ZSTD_MAGIC) => Self::Zstd,
             _ => Self::None,
         }
@@ -61,7 +61,7 @@ pub(crate) fn with_decoded<R>(codec: Codec, bytes: &[u8], work: impl FnOnce(&[u8
         // Taken, not borrowed: `work` may decode more.
         let mut buffer = buffer.take();
         let len = match codec {
-            Codec::Lz4 => lz4::decode(bytes, &mut buffer),
+            Codec::Lz4 => unlz4(bytes, &mut buffer),
             _ => unzstd(bytes, &mut buffer),
         };
         let result = len.and_then(|len| buffer.get(..len)).map(work);
@@ -81,6 +81,21 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8]) -> Option<Vec<u8>> {
 fn grow(out: &mut Vec<u8>, len: usize) {
     if out.len() < len {
         out.resize(len, 0);
+    }
+}
+
+/// Decodes an LZ4 frame into the front of `out`.
+fn unlz4(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let claimed = content_size(Codec::Lz4, bytes).unwrap_or_else(|| bytes.len().saturating_mul(4));
+    // A block of room more than needed: then the last block is decoded in place too.
+    grow(out, claimed.min(bytes.len().saturating_mul(255)).min(LARGEST) + BLOCK);
+    loop {
+        let frame = lz4::decode_frame(bytes, out);
+        if frame.is_whole || frame.len < out.len() || out.len() >= LARGEST + BLOCK {
+            return frame.whole().filter(|len| *len <= LARGEST);
+        }
+        // The guess was too low: again from the start, in a larger place.
+        grow(out, (4 * out.len()).min(LARGEST + BLOCK));
     }
 }
 

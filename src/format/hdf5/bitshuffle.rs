@@ -1,7 +1,8 @@
 //! The bitshuffle filter: bit planes block by block, plain or each block compressed.
 
 use super::filter::{BITSHUFFLE, Bytes, Codecs, FilterError, Length, grow};
-use super::{lz4, shuffle};
+use super::shuffle;
+use crate::format::codec::lz4;
 
 /// What compresses the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub(super) fn decode(
         let bytes = input.take(len).ok_or_else(|| FilterError::ends(BITSHUFFLE, &format!("a block of {len} bytes")))?;
         grow(&mut scratch, out.len());
         let planes = &mut scratch[..out.len()];
-        let written = if codec == Codec::Lz4 { lz4::decode(bytes, planes) } else { codecs.zstd(bytes, planes) };
+        let written = if codec == Codec::Lz4 { lz4::decode_block(bytes, planes) } else { codecs.zstd(bytes, planes) };
         if written != Some(out.len()) {
             let expected = format!("a compressed block of {} bytes", out.len());
             return Err(FilterError::corrupt(BITSHUFFLE, expected, format!("{len} bytes that are not")));

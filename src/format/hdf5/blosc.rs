@@ -9,7 +9,8 @@ use std::ops::Range;
 use zstd_safe::CCtx;
 
 use super::filter::{BLOSC, Bytes, Codecs, Encoder, FilterError, Length, grow};
-use super::{blosclz, lz4, shuffle};
+use super::{blosclz, shuffle};
+use crate::format::codec::lz4;
 
 /// Bits of the flags; the three highest are the codec.
 const BYTE_SHUFFLED: u8 = 1;
@@ -193,7 +194,7 @@ impl<'a> Frame<'a> {
             }
             let (name, written) = match self.flags >> CODEC {
                 0 => ("BloscLZ", blosclz::decode(stream, out)),
-                1 => ("LZ4", lz4::decode(stream, out)),
+                1 => ("LZ4", lz4::decode_block(stream, out)),
                 2 => ("Snappy", codecs.snappy(stream, out)),
                 3 => ("zlib", codecs.zlib(stream, out)),
                 _ => ("Zstandard", codecs.zstd(stream, out)),

@@ -6,8 +6,9 @@ use std::ops::Range;
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use zstd_safe::{CCtx, DCtx};
 
-use super::{bitshuffle, blosc, ecf, lz4, lzf, shuffle};
+use super::{bitshuffle, blosc, ecf, lzf, shuffle};
 use crate::error::{Error, ErrorKind};
+use crate::format::codec::lz4;
 
 /// Numbers of the filters that are decoded, as The HDF Group registers them.
 pub(crate) const DEFLATE: u16 = 1;
@@ -477,7 +478,7 @@ fn lz4_blocks(input: &[u8], length: Length, out: &mut [u8]) -> Result<usize, Fil
         let bytes = input.take(len).ok_or_else(|| FilterError::ends(LZ4, &format!("a block of {len} bytes")))?;
         if len == out.len() {
             out.copy_from_slice(bytes);
-        } else if lz4::decode(bytes, out) != Some(out.len()) {
+        } else if lz4::decode_block(bytes, out) != Some(out.len()) {
             return Err(FilterError::corrupt(LZ4, format!("an LZ4 block of {} bytes", out.len()), format!("{len} bytes that are not")));
         }
     }

@@ -27,7 +27,6 @@ pub(crate) mod write;
 mod bitshuffle;
 mod blosc;
 mod blosclz;
-pub(crate) mod lz4;
 mod lzf;
 mod shuffle;
 #[cfg(test)]

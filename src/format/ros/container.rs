@@ -63,8 +63,9 @@ pub(crate) struct Block {
     pub(crate) start: u64,
     /// Bytes, or leaf pages.
     pub(crate) len: u64,
-    /// File offset, and about how many bytes of the file it takes.
+    /// File offset.
     pub(crate) offset: u64,
+    /// Bytes of its records, decompressed; about, where the container does not say it.
     pub(crate) bytes: u64,
     /// First and last time at which its messages were recorded, where the container says it.
     pub(crate) log_ns: Option<(i64, i64)>,
@@ -92,9 +93,6 @@ pub(crate) trait Container: Send + Sync {
 
     /// How its chunks or messages are compressed, in words.
     fn compression(&self) -> String;
-
-    /// Whether decompressing a block takes longer than finding memory to keep it in.
-    fn is_dear(&self) -> bool;
 
     /// The blocks that may have messages of a topic, in file order; what is damaged between them.
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)>;
@@ -140,6 +138,11 @@ pub(super) fn unpack<'a>(codec: Codec, stored: &'a [u8], size: u64, out: &'a mut
     }
     let written = codec::decompress(codec, stored, out.get_mut(..size).unwrap_or_default());
     out.get(..written).unwrap_or_default()
+}
+
+/// Bytes of a chunk's records that become `size` where they are compressed, and else are all that is stored.
+pub(super) fn unpacked(codec: Option<Codec>, stored: u64, size: u64) -> u64 {
+    if codec == Some(Codec::None) { stored } else { stored.max(size.min(LARGEST as u64)) }
 }
 
 /// Counts a damaged stretch.

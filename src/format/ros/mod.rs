@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Confidence, Format, Identity, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::prophesee::word::Limits;
+use crate::mcap;
 use crate::problem::Problems;
 use crate::reader::{Ambiguous, Reader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
@@ -15,7 +16,6 @@ use crate::source::Source;
 mod bag;
 mod container;
 mod load;
-mod mcap;
 mod message;
 mod packet;
 mod reader;
@@ -41,13 +41,17 @@ const PIXELS: u16 = 1 << 15;
 pub(crate) fn format_of(head: &[u8]) -> Option<Format> {
     if head.starts_with(bag::ANY_MAGIC) {
         Some(Format::Bag)
-    } else if head.starts_with(mcap::MAGIC) {
+    } else if head.starts_with(&mcap::MAGIC) {
         Some(Format::Mcap)
     } else if head.starts_with(sqlite::MAGIC) {
         Some(Format::Db3)
     } else {
         None
     }
+}
+
+fn ends_in(path: &Path, endings: [&str; 2]) -> bool {
+    path.extension().is_some_and(|extension| endings.iter().any(|ending| extension.eq_ignore_ascii_case(ending)))
 }
 
 /// The bag in a folder that ROS 2 wrote; `None` if there is none.
@@ -58,9 +62,9 @@ pub(crate) fn in_folder(folder: &Path) -> Result<Option<std::path::PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| Error::io(error, folder))? {
         let path = entry.map_err(|error| Error::io(error, folder))?.path();
-        let is_bag =
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("db3") || extension.eq_ignore_ascii_case("mcap"));
-        if is_bag && path.is_file() {
+        // ROS 2 compresses whole files too.
+        let plain = if ends_in(&path, ["zstd", "zst"]) { path.with_extension("") } else { path.clone() };
+        if ends_in(&plain, ["db3", "mcap"]) && path.is_file() {
             found.push(path);
         }
     }

@@ -11,7 +11,7 @@ use super::container::{Block, Container};
 use super::load::{Loaded, Taking};
 use super::seek;
 use super::walk::{Input, Part, Planned, Run, Walk};
-use crate::columns::{ColumnsBuilder, EventColumns, TriggerColumns};
+use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::Problems;
 use crate::reader::{BatchStream, Reader};
@@ -26,8 +26,8 @@ const GROUP: u64 = 8 << 20;
 const FILTER_GROUP: u64 = 4 << 20;
 /// Rows decoded at a time before they are filtered.
 const SCRATCH_ROWS: usize = 16 << 10;
-/// Most bytes of decompressed blocks that are kept between the passes of a whole read.
-const KEPT: usize = 256 << 20;
+/// Most rows that a guess takes addresses for.
+const MOST_LIKELY: usize = 1 << 31;
 
 /// A block of the index.
 #[derive(Debug, Clone)]
@@ -85,20 +85,18 @@ impl TopicReader {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let index = self.pass(pool, |_| {})?;
+        let index = self.pass(pool, |_| Ok(()))?;
         Ok(self.index.get_or_init(|| index))
     }
 
-    /// One pass over all blocks; gives what is loaded to `keep`.
-    fn pass(&self, pool: &ThreadPool, mut keep: impl FnMut(&Planned)) -> Result<Index> {
+    /// One pass over all blocks; gives what is loaded and counted to `each`.
+    fn pass(&self, pool: &ThreadPool, mut each: impl FnMut(&[Planned]) -> Result<()>) -> Result<Index> {
         let input = self.input()?;
         let mut walk = Walk::new(&self.taking, 0..input.blocks.len(), None);
         let mut index = Index { blocks: Vec::new(), problems: Problems::default() };
         while let Some(planned) = pool.install(|| walk.next(&input, GROUP, &mut index.problems))? {
-            for planned in planned {
-                keep(&planned);
-                index.blocks.push(Indexed { block: planned.block, parts: planned.parts });
-            }
+            each(&planned)?;
+            index.blocks.extend(planned.into_iter().map(|planned| Indexed { block: planned.block, parts: planned.parts }));
         }
         index.blocks.shrink_to_fit();
         Ok(index)
@@ -109,19 +107,45 @@ impl TopicReader {
         self.taking.load(&*self.container, block, false, &mut Problems::default()).map(Arc::new)
     }
 
+    /// Everything, in the one pass that makes the index; `None` where there are more events than the first blocks
+    /// promise.
+    ///
+    /// Rows that are never written cost no memory: the system gives pages when they are first touched.
+    fn read_once(&self, columns: Columns, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        let all: u64 = self.blocks()?.list.iter().map(|block| block.bytes).sum();
+        let (mut rows, mut bytes, mut fits) = (0, 0, true);
+        let mut builder: Option<ColumnsBuilder> = None;
+        let index = self.pass(pool, |planned| {
+            let more = events_of(planned)?;
+            bytes += planned.iter().map(|planned| planned.block.bytes).sum::<u64>();
+            if !fits || more == 0 {
+                return Ok(());
+            }
+            let room = builder.get_or_insert_with(|| {
+                let likely = u128::from(all) * more as u128 / u128::from(bytes.max(1));
+                let likely = usize::try_from(likely + likely / 4).unwrap_or(usize::MAX).min(MOST_LIKELY);
+                ColumnsBuilder::new(if bytes < all { likely.max(more) } else { more }, columns)
+            });
+            let mut slots = room.slots();
+            slots.split_off_front(rows);
+            if slots.room() < more {
+                fits = false;
+                builder = None;
+                return Ok(());
+            }
+            rows += more;
+            pool.install(|| self.fill(planned, columns, slots))
+        })?;
+        let _already_there = self.index.set(index);
+        Ok(fits.then(|| builder.unwrap_or_else(|| ColumnsBuilder::new(0, columns)).finish(rows)))
+    }
+
     /// Everything, into one set of columns at exact places.
     fn read_all(&self, columns: Columns, pool: &ThreadPool) -> Result<EventColumns> {
-        let mut kept: Vec<Option<Arc<Loaded>>> = Vec::new();
-        if self.index.get().is_none() {
-            // What was dear to decompress is not thrown away between counting and decoding.
-            let mut room = if self.container.is_dear() { KEPT } else { 0 };
-            let index = self.pass(pool, |planned| {
-                let size = planned.loaded.bytes.len();
-                let fits = size <= room;
-                room -= if fits { size } else { 0 };
-                kept.push(fits.then(|| Arc::clone(&planned.loaded)));
-            })?;
-            let _already_there = self.index.set(index);
+        if self.index.get().is_none()
+            && let Some(events) = self.read_once(columns, pool)?
+        {
+            return Ok(events);
         }
         let index = self.index(pool)?;
         let rows: u64 = index.parts().map(|(_, part)| part.events).sum();
@@ -131,16 +155,15 @@ impl TopicReader {
         let work: Vec<_> = index
             .blocks
             .iter()
-            .enumerate()
-            .map(|(number, indexed)| {
+            .map(|indexed| {
                 let events: u64 = indexed.parts.iter().map(|part| part.events).sum();
-                (indexed, kept.get_mut(number).and_then(Option::take), rest.split_off_front(usize::try_from(events).unwrap_or(usize::MAX)))
+                (indexed, rest.split_off_front(usize::try_from(events).unwrap_or(usize::MAX)))
             })
-            .filter(|(_, _, slots)| slots.room() > 0)
+            .filter(|(_, slots)| slots.room() > 0)
             .collect();
         pool.install(|| {
-            work.into_par_iter().try_for_each(|(indexed, kept, mut slots)| {
-                let loaded = kept.map_or_else(|| self.load(&indexed.block), Ok)?;
+            work.into_par_iter().try_for_each(|(indexed, mut slots)| {
+                let loaded = self.load(&indexed.block)?;
                 for part in &indexed.parts {
                     let mut own = slots.split_off_front(usize::try_from(part.events).unwrap_or(usize::MAX).min(slots.room()));
                     Run::new(&self.taking, &loaded, *part).fill(columns, &mut own);
@@ -156,20 +179,22 @@ impl TopicReader {
 
     /// All rows of these blocks.
     fn decode_all(&self, blocks: &[Planned], columns: Columns) -> Result<EventColumns> {
-        let parts: Vec<_> = blocks.iter().flat_map(|planned| planned.parts.iter().map(move |part| (planned, part))).collect();
-        let rows: u64 = parts.iter().map(|(_, part)| part.events).sum();
-        let rows = usize::try_from(rows).map_err(|_| Error::invalid(format!("{rows} events do not fit the address space")))?;
+        let rows = events_of(blocks)?;
         let mut builder = ColumnsBuilder::new(rows, columns);
-        let mut rest = builder.slots();
+        self.fill(blocks, columns, builder.slots())?;
+        Ok(builder.finish(rows))
+    }
+
+    /// Decodes these blocks into the first of the rows.
+    fn fill(&self, blocks: &[Planned], columns: Columns, mut rest: Slots<'_>) -> Result<()> {
+        let parts = blocks.iter().flat_map(|planned| planned.parts.iter().map(move |part| (planned, part)));
         let work: Vec<_> = parts
-            .into_iter()
             .map(|(planned, part)| (planned, part, rest.split_off_front(usize::try_from(part.events).unwrap_or(usize::MAX))))
             .collect();
         work.into_par_iter().try_for_each(|(planned, part, mut slots)| {
             Run::new(&self.taking, &planned.loaded, *part).fill(columns, &mut slots);
             if slots.room() > 0 { Err(changed(&planned.block, part.events, slots.len)) } else { Ok(()) }
-        })?;
-        Ok(builder.finish(rows))
+        })
     }
 
     /// The rows of these blocks that `filter` wants.
@@ -231,6 +256,11 @@ impl TopicReader {
         let times = events.timestamp();
         Ok(times.iter().min().copied().zip(times.iter().max().copied()))
     }
+}
+
+fn events_of(blocks: &[Planned]) -> Result<usize> {
+    let rows: u64 = blocks.iter().flat_map(|planned| &planned.parts).map(|part| part.events).sum();
+    usize::try_from(rows).map_err(|_| Error::invalid(format!("{rows} events do not fit the address space")))
 }
 
 fn changed(block: &Block, expected: u64, found: usize) -> Error {

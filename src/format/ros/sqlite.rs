@@ -230,6 +230,11 @@ fn place(record: &[u8], wanted: usize) -> Option<(u64, usize, usize)> {
 }
 
 impl Row<'_> {
+    /// Bytes of its record, overflow pages included.
+    pub(crate) fn size(&self) -> usize {
+        self.len
+    }
+
     /// A column that stands on the leaf page as a whole.
     pub(crate) fn get(&self, column: usize) -> Option<Value<'_>> {
         let (serial, start, size) = place(self.local, column)?;
@@ -268,6 +273,14 @@ pub(crate) struct Pages {
     /// File offset of the buffer, and bytes in it.
     start: u64,
     len: usize,
+}
+
+/// The leaf pages that rows were found on last, by number. There is no page 0.
+#[derive(Default)]
+pub(crate) struct Leaves(Vec<(u32, Vec<u8>)>);
+
+impl Leaves {
+    const KEPT: usize = 16;
 }
 
 impl Database {
@@ -403,37 +416,66 @@ impl Database {
         if fitting <= most { fitting } else { least }
     }
 
+    /// The rows of the leaf page that `buffer` holds, in order, `None` for cells that make no sense; `None` if it is no
+    /// such page.
+    fn cells<'a>(&self, page: u32, buffer: &'a [u8]) -> Option<impl Iterator<Item = Option<Row<'a>>>> {
+        let head = buffer.get(if page == 1 { HEADER } else { 0 }..)?;
+        if head.first() != Some(&LEAF) {
+            return None;
+        }
+        let cells = usize::from(u16_at(head, 3)?);
+        let start = self.offset(page);
+        Some((0..cells).map(move |cell| {
+            let at = usize::from(u16_at(head, 8 + 2 * cell)?);
+            let bytes = buffer.get(at..self.usable)?;
+            let (len, first) = varint(bytes)?;
+            let (id, second) = varint(bytes.get(first..)?)?;
+            let len = usize::try_from(len).ok().filter(|len| *len as u64 <= self.source.len())?;
+            let content = bytes.get(first + second..)?;
+            let local = self.local(len);
+            let overflow = if local < len { u32_at(content, local)? } else { 0 };
+            Some(Row { id: id.cast_signed(), offset: start + at as u64, local: content.get(..local)?, len, overflow })
+        }))
+    }
+
     /// Gives the rows of a leaf page in order. False where the page is not there or its cells make no sense; the
     /// others are given.
     pub(crate) fn rows(&self, page: u32, mut each: impl FnMut(Row<'_>) -> Result<()>) -> Result<bool> {
         let mut buffer = Vec::new();
         let Some(()) = self.read(page, &mut buffer)? else { return Ok(false) };
-        let start = if page == 1 { HEADER } else { 0 };
-        let head = buffer.get(start..).unwrap_or_default();
-        if head.first() != Some(&LEAF) {
-            return Ok(false);
-        }
-        let cells = usize::from(u16_at(head, 3).unwrap_or(0));
+        let Some(cells) = self.cells(page, &buffer) else { return Ok(false) };
         let mut whole = true;
-        for cell in 0..cells {
-            let row = u16_at(head, 8 + 2 * cell).and_then(|at| {
-                let at = usize::from(at);
-                let bytes = buffer.get(at..self.usable)?;
-                let (len, first) = varint(bytes)?;
-                let (id, second) = varint(bytes.get(first..)?)?;
-                let len = usize::try_from(len).ok().filter(|len| *len as u64 <= self.source.len())?;
-                let content = bytes.get(first + second..)?;
-                let local = self.local(len);
-                let overflow = if local < len { u32_at(content, local)? } else { 0 };
-                let offset = self.offset(page) + at as u64;
-                Some(Row { id: id.cast_signed(), offset, local: content.get(..local)?, len, overflow })
-            });
+        for row in cells {
             match row {
                 Some(row) => each(row)?,
                 None => whole = false,
             }
         }
         Ok(whole)
+    }
+
+    /// A row of a leaf page by its number; `None` where it is not there.
+    pub(crate) fn row<'a>(&self, page: u32, id: i64, leaves: &'a mut Leaves) -> Result<Option<Row<'a>>> {
+        let kept = leaves.0.iter().position(|(kept, _)| *kept == page);
+        let (at, there) = match kept {
+            Some(at) => (at, true),
+            None if leaves.0.len() < Leaves::KEPT => {
+                leaves.0.push((0, Vec::new()));
+                (leaves.0.len() - 1, false)
+            }
+            None => (0, false),
+        };
+        // The page used last stands last.
+        leaves.0.get_mut(at..).unwrap_or_default().rotate_left(1);
+        let Some((number, buffer)) = leaves.0.last_mut() else { return Ok(None) };
+        if !there {
+            *number = 0;
+            if self.read(page, buffer)?.is_none() {
+                return Ok(None);
+            }
+            *number = page;
+        }
+        Ok(self.cells(page, buffer).and_then(|cells| cells.flatten().find(|row| row.id == id)))
     }
 
     /// Appends the value of a column that may reach over overflow pages; false where it is not there as a whole.

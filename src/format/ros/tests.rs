@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::{bag, mcap, message};
+use super::{bag, message};
+use crate::mcap;
 use crate::problem::{ProblemCode, Problems};
 
 fn sized(bytes: &[u8]) -> Vec<u8> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, with_buffers,
+    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
+    with_buffers,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::Codec;
@@ -12,6 +13,9 @@ use crate::format::ros::bag::{ANY_MAGIC, ChunkInfo, Connection, Index, LONGEST_H
 use crate::format::ros::message::{Kind, Serial};
 use crate::problem::{ProblemCode, Problems};
 use crate::source::Source;
+
+/// Most bytes of a record that lists something.
+const LISTING: u64 = 64 << 20;
 
 /// A chunk or a stretch of messages, with what the index says of it.
 #[derive(Debug, Clone)]
@@ -94,10 +98,16 @@ fn record(window: &mut Window<'_>, offset: u64) -> Result<Option<(Vec<u8>, u64)>
     Ok(Record::parse(head).map(|record| (head.to_vec(), record.len())))
 }
 
-/// The record at `offset` with its data, as far as the file has it.
+/// Bytes of a chunk's records once they are decompressed.
+fn size(chunk: &Record<'_>) -> u64 {
+    let codec = chunk.header.text("compression").and_then(|name| Codec::from_name(&name));
+    unpacked(codec, chunk.len(), chunk.header.u32("size").unwrap_or(0).into())
+}
+
+/// The record at `offset` with its data, if the file has it and it is no longer than a listing may be.
 fn whole(source: &Source, window: &mut Window<'_>, offset: u64) -> Result<Option<Vec<u8>>> {
     let Some((_, len)) = record(window, offset)? else { return Ok(None) };
-    if len > source.len().saturating_sub(offset) {
+    if len > source.len().saturating_sub(offset).min(LISTING) {
         return Ok(None);
     }
     usize::try_from(len).ok().map(|len| window.at(offset, len).map(<[u8]>::to_vec)).transpose()
@@ -139,10 +149,8 @@ fn indexed(source: &Source) -> Result<Result<Directory, Option<String>>> {
         let Some((head, len)) = record(&mut window, info.offset)? else {
             return Ok(Err(Some(format!("the index says that a chunk is at byte {}", info.offset))));
         };
-        let is_chunk = Record::parse(&head).is_some_and(|record| record.op == op::CHUNK);
-        if !is_chunk || info.offset + len > position {
-            return Ok(Err(Some(format!("the index says that a chunk is at byte {}", info.offset))));
-        }
+        let chunk = Record::parse(&head).filter(|record| record.op == op::CHUNK && info.offset + len <= position);
+        let Some(chunk) = chunk else { return Ok(Err(Some(format!("the index says that a chunk is at byte {}", info.offset)))) };
         for (connection, count) in &info.counts {
             *directory.counts.entry((*connection).into()).or_default() += u64::from(*count);
         }
@@ -151,7 +159,7 @@ fn indexed(source: &Source) -> Result<Result<Directory, Option<String>>> {
                 start: info.offset,
                 len,
                 offset: info.offset,
-                bytes: len,
+                bytes: size(&chunk),
                 log_ns: Some((info.first_ns, info.last_ns)),
                 chunk: true,
             },
@@ -194,7 +202,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
         let there = len.min(source.len() - at);
         match record.op {
             op::CHUNK => {
-                let block = Block { start: at, len: there, offset: at, bytes: there, log_ns: None, chunk: true };
+                let block = Block { start: at, len: there, offset: at, bytes: size(&record), log_ns: None, chunk: true };
                 directory.entries.push(Entry { block, connections: None });
             }
             op::MESSAGE if there == len => {
@@ -329,10 +337,6 @@ impl Container for Bag {
 
     fn compression(&self) -> String {
         self.codec().name().to_owned()
-    }
-
-    fn is_dear(&self) -> bool {
-        self.codec() == Codec::Bz2
     }
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {

@@ -1,16 +1,24 @@
-//! ROS 2 bags in `SQLite`: the tables `topics` and `messages`, read in the order of the rows' numbers.
+//! ROS 2 bags in `SQLite`: the tables `topics` and `messages`, read in the order of the times of recording.
+//!
+//! Rows are stored by number, and their numbers nearly always follow the times. Where the index over times confirms it,
+//! pages are read as they come. Otherwise all leaf pages are looked through once, and the messages of a topic that are
+//! not in order are looked up one by one by a list of times and numbers: 16 bytes a message.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{Block, Container, Each, LOOSE, Message, Topic, damaged, topics};
 use crate::error::{Error, Result};
-use crate::format::codec::{self, Codec, LARGEST, ZSTD_MAGIC};
+use crate::format::codec::{self, Codec, ZSTD_MAGIC};
 use crate::format::ros::message::{Kind, Serial};
-use crate::format::ros::sqlite::{Database, Entry, Leaf, MAGIC, Pages, Row, Value};
+use crate::format::ros::sqlite::{Database, Entry, Leaf, Leaves, MAGIC, Pages, Row, Value};
 use crate::problem::Problems;
 use crate::source::Source;
 
+/// Most bytes that the messages of a block may become, or this many times its share of the file: pages that several rows
+/// claim, and messages that decompress to much more than they are, must not fill the memory.
+const MOST: u64 = 128 << 20;
+const SHARES: u64 = 4;
 /// Pages of messages up to which they are counted when a file is opened.
 const COUNTED: usize = 4 << 10;
 
@@ -22,6 +30,7 @@ pub(crate) struct Db3 {
     columns: Columns,
     topics: Vec<Topic>,
     pages: OnceLock<Tree>,
+    orders: OnceLock<Orders>,
 }
 
 /// The leaf pages of the table of messages.
@@ -29,6 +38,27 @@ struct Tree {
     leaves: Vec<Leaf>,
     /// First and last time of the messages of each leaf, where an index says it.
     times: Option<Vec<(i64, i64)>>,
+    /// Whether an index says that the times never step back from row to row.
+    ordered: bool,
+    problems: Problems,
+}
+
+impl Tree {
+    /// The leaf page that has a row, if any has.
+    fn leaf(&self, row: i64) -> Option<&Leaf> {
+        self.leaves.get(self.leaves.partition_point(|leaf| leaf.last < row))
+    }
+}
+
+/// Time and number of a row.
+type Key = (i64, i64);
+
+/// The messages of topics whose rows are not in the order of their times.
+#[derive(Default)]
+struct Orders {
+    /// For each topic its rows in order; `None` where they are in order by themselves.
+    topics: Vec<Option<Vec<Key>>>,
+    /// Pages that make no sense.
     problems: Problems,
 }
 
@@ -71,7 +101,7 @@ impl Db3 {
         })();
         let found = topic_rows(&database, listed)?;
         let (Some(columns), Some(found)) = (columns, found) else { return Err(no_bag()) };
-        let mut bag = Self { source, database, schema, columns, topics: Vec::new(), pages: OnceLock::new() };
+        let mut bag = Self { source, database, schema, columns, topics: Vec::new(), pages: OnceLock::new(), orders: OnceLock::new() };
         let counts = bag.counts()?;
         bag.topics = topics(found, counts.as_ref());
         Ok(bag)
@@ -115,18 +145,115 @@ impl Db3 {
                 && entry.table == "messages"
                 && entry.columns.first().is_some_and(|column| column.eq_ignore_ascii_case("timestamp"))
         });
-        let entries = index.map(|index| self.database.integers(index.root)).transpose()?.flatten();
+        let mut entries = index.map(|index| self.database.integers(index.root)).transpose()?.flatten();
+        let ordered = entries.as_mut().is_some_and(|entries| {
+            entries.sort_unstable_by_key(|(_, row)| *row);
+            entries.is_sorted_by_key(|(time, _)| *time)
+        });
         let times = entries.and_then(|entries| {
             let mut times = vec![(i64::MAX, i64::MIN); leaves.len()];
-            for (time, row) in entries {
-                let at = leaves.partition_point(|leaf| leaf.last < row);
+            for (time, row) in &*entries {
+                let at = leaves.partition_point(|leaf| leaf.last < *row);
                 let (first, last) = times.get_mut(at)?;
-                (*first, *last) = ((*first).min(time), (*last).max(time));
+                (*first, *last) = ((*first).min(*time), (*last).max(*time));
             }
             Some(times)
         });
-        let tree = Tree { leaves, times, problems };
+        let tree = Tree { leaves, times, ordered, problems };
         Ok(self.pages.get_or_init(|| tree))
+    }
+
+    /// The messages of topics that are not in the order of their times.
+    fn orders(&self) -> Result<&Orders> {
+        if let Some(orders) = self.orders.get() {
+            return Ok(orders);
+        }
+        let tree = self.tree()?;
+        let mut orders = Orders::default();
+        if !tree.ordered {
+            let mut keys: Vec<Vec<Key>> = vec![Vec::new(); self.topics.len()];
+            for leaf in &tree.leaves {
+                let whole = self.database.rows(leaf.page, |row| {
+                    let id = row.get(self.columns.topic).and_then(Value::integer).map(i64::cast_unsigned);
+                    let topic = id.and_then(|id| self.topics.iter().position(|topic| topic.ids.contains(&id)));
+                    if let Some(keys) = topic.and_then(|topic| keys.get_mut(topic)) {
+                        keys.push((self.time(&row), row.id));
+                    }
+                    Ok(())
+                })?;
+                if !whole {
+                    self.senseless(leaf, &mut orders.problems);
+                }
+            }
+            orders.topics = keys
+                .into_iter()
+                .map(|mut keys| {
+                    let ordered = keys.is_sorted_by_key(|(time, _)| *time);
+                    keys.sort_unstable();
+                    (!ordered).then_some(keys)
+                })
+                .collect();
+        }
+        Ok(self.orders.get_or_init(|| orders))
+    }
+
+    /// The rows of a topic in order; `None` where they are in order by themselves.
+    fn order(&self, topic: &Topic) -> Result<Option<(&[Key], &Problems)>> {
+        let orders = self.orders()?;
+        let number = self.topics.iter().position(|one| one.ids == topic.ids);
+        let keys = number.and_then(|number| orders.topics.get(number)).and_then(Option::as_deref);
+        Ok(keys.map(|keys| (keys, &orders.problems)))
+    }
+
+    /// When a message was recorded.
+    fn time(&self, row: &Row<'_>) -> i64 {
+        row.get(self.columns.time).and_then(Value::integer).unwrap_or(0)
+    }
+
+    /// Counts a leaf page that is not there or has cells that make no sense.
+    fn senseless(&self, leaf: &Leaf, problems: &mut Problems) {
+        damaged(problems, 0, self.database.offset(leaf.page).min(self.source.len()), "a page of messages that makes no sense");
+    }
+}
+
+/// Takes messages out of rows, in buffers that are used again.
+struct Messages<'a> {
+    bag: &'a Db3,
+    topic: &'a Topic,
+    pages: Pages,
+    data: Vec<u8>,
+    unpacked: Vec<u8>,
+    /// Bytes that the messages may still have.
+    left: usize,
+}
+
+impl Messages<'_> {
+    /// Gives the message of a row if it is one of the topic's; whether more are wanted.
+    fn give(&mut self, row: &Row<'_>, problems: &mut Problems, each: Each<'_>) -> Result<bool> {
+        let Self { bag, topic, pages, data, unpacked, left } = self;
+        let id = row.get(bag.columns.topic).and_then(Value::integer);
+        if !id.is_some_and(|id| topic.ids.contains(&id.cast_unsigned())) {
+            return Ok(true);
+        }
+        if row.size() > *left {
+            damaged(problems, 0, row.offset, "a message that is larger than the file has room for");
+            return Ok(true);
+        }
+        data.clear();
+        if !bag.database.blob(row, bag.columns.data, pages, data)? {
+            damaged(problems, 0, row.offset, "a message whose pages are not all there");
+        }
+        let mut message = Message { data, log_ns: bag.time(row), offset: row.offset, plain: false };
+        if data.starts_with(&ZSTD_MAGIC) {
+            let size = codec::zstd_size(data).unwrap_or(data.len().saturating_mul(64)).min(*left);
+            if unpacked.len() < size {
+                *unpacked = vec![0; size];
+            }
+            let written = codec::decompress(Codec::Zstd, data, unpacked.get_mut(..size).unwrap_or_default());
+            message.data = unpacked.get(..written).unwrap_or_default();
+        }
+        *left = left.saturating_sub(message.data.len());
+        Ok(each(message))
     }
 }
 
@@ -168,12 +295,23 @@ impl Container for Db3 {
         "none, or zstd message by message".to_owned()
     }
 
-    fn is_dear(&self) -> bool {
-        false
-    }
-
-    fn blocks(&self, _: &Topic) -> Result<(Vec<Block>, Problems)> {
+    fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {
         let tree = self.tree()?;
+        if let Some((keys, found)) = self.order(topic)? {
+            let each = (self.source.len() / (keys.len() as u64).max(1)).max(1);
+            let together = (LOOSE / each).max(1) as usize;
+            let blocks = keys.chunks(together).enumerate().map(|(number, keys)| Block {
+                start: (number * together) as u64,
+                len: keys.len() as u64,
+                offset: keys.first().and_then(|(_, row)| tree.leaf(*row)).map_or(0, |leaf| self.database.offset(leaf.page)),
+                bytes: each * keys.len() as u64,
+                log_ns: keys.first().zip(keys.last()).map(|(first, last)| (first.0, last.0)),
+                chunk: false,
+            });
+            let mut problems = tree.problems.clone();
+            problems.merge(found);
+            return Ok((blocks.collect(), problems));
+        }
         // Leaves and what hangs on them are spread evenly over the file.
         let each = (self.source.len() / (tree.leaves.len() as u64).max(1)).max(1);
         let together = (LOOSE / each).max(1) as usize;
@@ -197,42 +335,31 @@ impl Container for Db3 {
     fn visit(&self, block: &Block, topic: &Topic, _: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
         let tree = self.tree()?;
         let range = usize::try_from(block.start).unwrap_or(usize::MAX)..usize::try_from(block.start + block.len).unwrap_or(usize::MAX);
-        let mut pages = Pages::default();
-        let (mut data, mut unpacked) = (Vec::new(), Vec::new());
-        let Columns { topic: topic_at, time, data: data_at, .. } = self.columns;
+        let left = usize::try_from(block.bytes.saturating_mul(SHARES).max(MOST)).unwrap_or(usize::MAX);
+        let mut messages = Messages { bag: self, topic, pages: Pages::default(), data: Vec::new(), unpacked: Vec::new(), left };
+        if let Some((keys, _)) = self.order(topic)? {
+            let mut leaves = Leaves::default();
+            for (_, id) in keys.get(range).unwrap_or_default() {
+                let Some(leaf) = tree.leaf(*id) else { continue };
+                match self.database.row(leaf.page, *id, &mut leaves)? {
+                    Some(row) if !messages.give(&row, problems, each)? => break,
+                    Some(_) => {}
+                    None => self.senseless(leaf, problems),
+                }
+            }
+            return Ok(());
+        }
         let mut more = true;
         for leaf in tree.leaves.get(range).unwrap_or_default() {
             let whole = self.database.rows(leaf.page, |row: Row<'_>| {
-                if !more {
-                    return Ok(());
-                }
-                let id = row.get(topic_at).and_then(Value::integer);
-                if !id.is_some_and(|id| topic.ids.contains(&id.cast_unsigned())) {
-                    return Ok(());
-                }
-                let log_ns = row.get(time).and_then(Value::integer).unwrap_or(0);
-                data.clear();
-                if !self.database.blob(&row, data_at, &mut pages, &mut data)? {
-                    damaged(problems, 0, row.offset, "a message whose pages are not all there");
-                }
-                let mut message = Message { data: &data, log_ns, offset: row.offset, plain: false };
-                if data.starts_with(&ZSTD_MAGIC) {
-                    let size = codec::zstd_size(&data).unwrap_or(LARGEST.min(data.len().saturating_mul(64)));
-                    if unpacked.len() < size {
-                        unpacked = vec![0; size];
-                    }
-                    let written = codec::decompress(Codec::Zstd, &data, unpacked.get_mut(..size).unwrap_or_default());
-                    message.data = unpacked.get(..written).unwrap_or_default();
-                }
-                more = each(message);
+                more = more && messages.give(&row, problems, each)?;
                 Ok(())
             })?;
             if !more {
                 break;
             }
             if !whole {
-                let offset = self.database.offset(leaf.page).min(self.source.len());
-                damaged(problems, 0, offset, "a page of messages that makes no sense");
+                self.senseless(leaf, problems);
             }
         }
         Ok(())

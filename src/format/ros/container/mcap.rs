@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, with_buffers,
+    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
+    with_buffers,
 };
 use crate::error::{Error, Result};
 use crate::format::codec::Codec;
-use crate::format::ros::mcap::{
+use crate::format::ros::message::{Kind, Serial};
+use crate::mcap::{
     self, Channel, Chunk, ChunkIndex, Footer, Header, MAGIC, MessageIndex, PREFIX, Records, Schema, Statistics, TAIL, crc32, op, prefix,
 };
-use crate::format::ros::message::{Kind, Serial};
 use crate::problem::{ProblemCode, Problems};
 use crate::source::Source;
 
@@ -139,12 +140,13 @@ fn summary(source: &Arc<Source>) -> Result<Result<Directory, Option<(String, u64
                     return fails("the summary says that a chunk is outside the file");
                 };
                 chunks += 1;
+                let bytes = unpacked(Codec::from_name(&index.compression), index.len, index.size);
                 directory.compression.get_or_insert(index.compression);
                 let block = Block {
                     start: index.offset,
                     len: index.len,
                     offset: index.offset,
-                    bytes: index.len,
+                    bytes,
                     log_ns: Some((index.first_ns, index.last_ns)),
                     chunk: true,
                 };
@@ -202,7 +204,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     let mut tail = [0; 8];
     let ends = source.len() >= 2 * MAGIC.len() as u64 && {
         source.read_exact_at(&mut tail, source.len() - MAGIC.len() as u64)?;
-        tail == *MAGIC
+        tail == MAGIC
     };
     let end = source.len() - if ends { MAGIC.len() as u64 } else { 0 };
     while at < end {
@@ -229,6 +231,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
                 if let Some(chunk) = Chunk::parse(window.at(at + PREFIX as u64, Chunk::HEAD)?) {
                     if let Some(entry) = directory.entries.last_mut() {
                         entry.block.log_ns = Some((chunk.first_ns, chunk.last_ns));
+                        entry.block.bytes = unpacked(Codec::from_name(&chunk.compression), there, chunk.size);
                     }
                     directory.compression.get_or_insert(chunk.compression);
                 }
@@ -333,7 +336,8 @@ fn open_block(
             cut = !whole;
             let head = 40 + chunk.compression.len() as u64;
             (from, plain) = if codec == Codec::None { (from + PREFIX as u64 + head, true) } else { (from, false) };
-            let content = unpack(codec, chunk.records, chunk.size, records);
+            // No more than what the index says: so many blocks are loaded side by side as that allows.
+            let content = unpack(codec, chunk.records, chunk.size.min(block.bytes), records);
             if whole && (content.len() as u64) < chunk.size {
                 let lost = chunk.size - content.len() as u64;
                 damaged(
@@ -376,10 +380,6 @@ impl Container for Mcap {
             None | Some("") => "none".to_owned(),
             Some(name) => name.to_owned(),
         }
-    }
-
-    fn is_dear(&self) -> bool {
-        self.directory.compression.as_deref() == Some("zstd")
     }
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {

@@ -4,10 +4,12 @@
 //! content. All numbers are little-endian, strings and maps stand after their length (u32). Everything here gives
 //! `None` where the bytes end early.
 
+use std::borrow::Cow;
+
 use libdeflater::Crc;
 
 /// At both ends of a file.
-pub(crate) const MAGIC: &[u8; 8] = b"\x89MCAP0\r\n";
+pub(crate) const MAGIC: [u8; 8] = *b"\x89MCAP0\r\n";
 /// Bytes in front of the content of a record.
 pub(crate) const PREFIX: usize = 9;
 /// Bytes of the footer with its prefix.
@@ -29,36 +31,37 @@ pub(crate) mod op {
     pub(crate) const DATA_END: u8 = 0x0F;
 }
 
-/// Fields, one after the other.
-struct Fields<'a>(&'a [u8]);
+/// Reads fields one after the other.
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
+    pub(crate) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
-        Some(taken)
+        Some(head)
     }
 
-    fn u16(&mut self) -> Option<u16> {
-        self.take(2)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.bytes(2)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
     }
 
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.bytes(4)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
     }
 
-    fn u64(&mut self) -> Option<u64> {
-        self.take(8)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.bytes(8)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// Bytes after their length.
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()? as usize;
-        self.take(len)
+    /// Bytes with their length in front.
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()?;
+        self.bytes(len as usize)
     }
 
-    fn text(&mut self) -> Option<String> {
-        self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    /// A text with its length in front.
+    pub(crate) fn text(&mut self) -> Option<Cow<'a, str>> {
+        self.sized().map(String::from_utf8_lossy)
     }
 
     /// A time in nanoseconds; those after the year 2262 are that year's.
@@ -70,7 +73,7 @@ impl<'a> Fields<'a> {
 /// The prefix of a record: opcode and bytes of content.
 pub(crate) fn prefix(bytes: &[u8]) -> Option<(u8, u64)> {
     let mut fields = Fields(bytes);
-    let opcode = *fields.take(1)?.first()?;
+    let opcode = *fields.bytes(1)?.first()?;
     Some((opcode, fields.u64()?))
 }
 
@@ -124,7 +127,7 @@ pub(crate) struct Header {
 impl Header {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
-        Some(Self { profile: fields.text()?, library: fields.text()? })
+        Some(Self { profile: fields.text()?.into_owned(), library: fields.text()?.into_owned() })
     }
 }
 
@@ -141,7 +144,7 @@ impl Footer {
     /// From the last [`TAIL`] bytes of a complete file.
     pub(crate) fn from_tail(tail: &[u8]) -> Option<Self> {
         let (record, magic) = tail.split_at_checked(FOOTER)?;
-        if magic != MAGIC || prefix(record)? != (op::FOOTER, 20) {
+        if *magic != MAGIC || prefix(record)? != (op::FOOTER, 20) {
             return None;
         }
         let mut fields = Fields(record.get(PREFIX..)?);
@@ -169,7 +172,12 @@ pub(crate) struct Schema {
 impl Schema {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
-        Some(Self { id: fields.u16()?, name: fields.text()?, encoding: fields.text()?, data: fields.bytes()?.to_vec() })
+        Some(Self {
+            id: fields.u16()?,
+            name: fields.text()?.into_owned(),
+            encoding: fields.text()?.into_owned(),
+            data: fields.sized()?.to_vec(),
+        })
     }
 }
 
@@ -185,7 +193,12 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
-        Some(Self { id: fields.u16()?, schema: fields.u16()?, topic: fields.text()?, message_encoding: fields.text()? })
+        Some(Self {
+            id: fields.u16()?,
+            schema: fields.u16()?,
+            topic: fields.text()?.into_owned(),
+            message_encoding: fields.text()?.into_owned(),
+        })
     }
 }
 
@@ -235,10 +248,10 @@ impl<'a> Chunk<'a> {
     pub(crate) fn parse(content: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(content);
         let (first_ns, last_ns, size, crc) = (fields.time()?, fields.time()?, fields.u64()?, fields.u32()?);
-        let compression = fields.text()?;
+        let compression = fields.text()?.into_owned();
         let stored = fields.u64()?;
         let there = usize::try_from(stored).unwrap_or(usize::MAX).min(fields.0.len());
-        Some(Self { first_ns, last_ns, size, crc, compression, records: fields.take(there)?, stored })
+        Some(Self { first_ns, last_ns, size, crc, compression, records: fields.bytes(there)?, stored })
     }
 }
 
@@ -252,7 +265,7 @@ pub(crate) struct MessageIndex {
 impl MessageIndex {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
-        Some(Self { channel: fields.u16()?, messages: (fields.bytes()?.len() / 16) as u64 })
+        Some(Self { channel: fields.u16()?, messages: (fields.sized()?.len() / 16) as u64 })
     }
 }
 
@@ -266,15 +279,19 @@ pub(crate) struct ChunkIndex {
     /// Channels with messages in it; none where the chunk is not indexed.
     pub(crate) channels: Vec<u16>,
     pub(crate) compression: String,
+    /// Bytes of its records once they are decompressed.
+    pub(crate) size: u64,
 }
 
 impl ChunkIndex {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
         let (first_ns, last_ns, offset, len) = (fields.time()?, fields.time()?, fields.u64()?, fields.u64()?);
-        let channels = fields.bytes()?.as_chunks::<10>().0.iter().map(|entry| u16::from_le_bytes([entry[0], entry[1]])).collect();
+        let channels = fields.sized()?.as_chunks::<10>().0.iter().map(|entry| u16::from_le_bytes([entry[0], entry[1]])).collect();
         fields.u64()?;
-        Some(Self { first_ns, last_ns, offset, len, channels, compression: fields.text()? })
+        let compression = fields.text()?.into_owned();
+        fields.u64()?;
+        Some(Self { first_ns, last_ns, offset, len, channels, compression, size: fields.u64()? })
     }
 }
 
@@ -291,10 +308,10 @@ impl Statistics {
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let mut fields = Fields(content);
         let messages = fields.u64()?;
-        fields.take(2 + 4 + 4 + 4)?;
+        fields.bytes(2 + 4 + 4 + 4)?;
         let chunks = fields.u32()?;
-        fields.take(8 + 8)?;
-        let counts = fields.bytes()?.as_chunks::<10>().0.iter().filter_map(|entry| {
+        fields.bytes(8 + 8)?;
+        let counts = fields.sized()?.as_chunks::<10>().0.iter().filter_map(|entry| {
             let mut entry = Fields(entry);
             Some((entry.u16()?, entry.u64()?))
         });
