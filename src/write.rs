@@ -211,8 +211,15 @@ impl Partial {
     /// Gives the file its name.
     fn complete(mut self, overwrite: bool) -> Result<()> {
         drop(self.file.take());
-        if !overwrite && self.path.exists() {
-            return Err(exists(&self.path));
+        if !overwrite {
+            // A second name, unlike a new one, never takes the place of another file.
+            match std::fs::hard_link(&self.place, &self.path) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(exists(&self.path)),
+                // Not all file systems have second names.
+                Err(_) if is_there(&self.path) => return Err(exists(&self.path)),
+                Err(_) => {}
+            }
         }
         std::fs::rename(&self.place, &self.path).map_err(|error| Error::io(error, &self.path))
     }
@@ -221,9 +228,14 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         drop(self.file.take());
-        // Fails, as it should, after the rename.
+        // Fails, as it should, after a rename.
         let _ = std::fs::remove_file(&self.place);
     }
+}
+
+/// Whether something has this name, be it a link to nowhere.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 fn exists(path: &Path) -> Error {
@@ -535,8 +547,13 @@ impl EventWriter {
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
         }
-        if !options.overwrite && path.exists() {
+        if !options.overwrite && is_there(path) {
             return Err(exists(path));
+        }
+        if path.metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(Error::invalid("a recording is written to a file: a pipe or a device cannot be replaced")
+                .expecting("a new name, or that of a file")
+                .with_path(path));
         }
         let pool = if encoder.is_none() { Some(pool(options.threads)?) } else { None };
         let partial = Partial::new(path)?;

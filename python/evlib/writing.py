@@ -132,11 +132,11 @@ def write_events(
     path
         The new file.
     format
-        `evt3`, `evt2`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`; by default what the extension stands
-        for: `.raw` is `evt3`, `.h5` and `.hdf5` are `hdf5`, `.aedat4`, `.npy`, `.npz` and `.es` what they say, `.txt`
-        and `.csv` are `text`. `npy` is one array of records with fields `t` (int64), `x`, `y` (uint16) and `p` (int8),
-        `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a header line, commas and
-        microseconds. Neither these nor `atis-bin` hold the geometry.
+        `evt3`, `evt2`, `evt21`, `evt4`, `dat`, `aedat4`, `hdf5`, `npy`, `npz`, `es`, `atis-bin` or `text`; by default
+        what the extension stands for: `.raw` is `evt3`, `.h5` and `.hdf5` are `hdf5`, `.dat`, `.aedat4`, `.npy`, `.npz`
+        and `.es` what they say, `.txt` and `.csv` are `text`. `npy` is one array of records with fields `t` (int64),
+        `x`, `y` (uint16) and `p` (int8), `npz` an array for each. `text` is `t x y p` in seconds, or, named `.csv`, a
+        header line, commas and microseconds. Neither these nor `atis-bin` hold the geometry.
     geometry
         Width and height of the sensor in pixels; needed unless `data` is a Recording that knows it.
     overwrite
@@ -155,7 +155,7 @@ def write_events(
         (slower; every HDF5 reads it) or `none`. AEDAT4: `lz4` (default) or `none`.
     triggers
         External triggers in time order, as `Recording.triggers` gives them: columns `id`, `polarity` and `timestamp`.
-        Only HDF5 in the `prophesee` layout holds any.
+        RAW (`evt2`, `evt21`, `evt3`, `evt4`) and HDF5 in the `prophesee` layout hold any.
 
     Returns
     -------
