@@ -22,6 +22,8 @@ def run(options: argparse.Namespace) -> int:
     """Write the new file and say what it does not hold; 3 if the recording has losses."""
     recording = open_recording(options.path, options)
     if recording.geometry is None:
+        # Of several cameras without a choice this is an error that names them: no geometry would help.
+        _ = recording.event_count
         raise ArgumentError(f"{options.path} does not say the size of its sensor: pass --geometry WxH")
     progress = Progress(f"{options.output}: converting")
     total = progress.wait(lambda: recording.event_count)
@@ -46,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
             compression=options.compression,
             triggers=recording.triggers if kept else None,
         )
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, f"{error.strerror}: pass --force to replace it", error.filename) from None
     finally:
         progress.close()
     print(f"{options.output}: {rows:,} events" + (f", {triggers:,} triggers" if kept else ""))
