@@ -42,7 +42,7 @@ unsafe fn map(at: *mut libc::c_void, len: usize, flags: libc::c_int, file: libc:
 impl Stretch {
     /// `len` bytes of zeros, which take memory when they are written.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let len = len.max(1).next_multiple_of(page());
+        let len = len.max(1).checked_next_multiple_of(page()).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: without `MAP_FIXED`.
         let start = unsafe { map(std::ptr::null_mut(), len, libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)? };
         Ok(Self { start, len })
@@ -55,9 +55,9 @@ impl Stretch {
     pub(crate) fn put(&mut self, place: Range<usize>, file: &File, offset: u64) -> io::Result<()> {
         let page = page();
         assert!(place.start.is_multiple_of(page) && offset.is_multiple_of(page as u64), "mappings start at pages");
-        assert!(place.start < place.end && place.end.next_multiple_of(page) <= self.len, "mappings are within the stretch");
-        // SAFETY: the pages of `place` lie in the stretch, says the assertion; `self` is borrowed exclusively, and they
-        // are mapped as long as it lives.
+        assert!(place.start < place.end && place.end <= self.len, "mappings are within the stretch");
+        // SAFETY: `place` lies in the stretch, says the assertion, and so do its pages: the stretch is whole pages.
+        // `self` is borrowed exclusively, and they are mapped as long as it lives.
         unsafe {
             let at = self.start.as_ptr().add(place.start);
             map(at.cast(), place.len(), libc::MAP_FIXED, file.as_raw_fd(), offset).map(|_| ())
@@ -103,5 +103,18 @@ mod tests {
         let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         let mut stretch = Stretch::new(page()).unwrap();
         let _ = stretch.put(page()..page() + 1, &file, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "within the stretch")]
+    fn nothing_is_mapped_up_to_the_end_of_the_address_space() {
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let mut stretch = Stretch::new(page()).unwrap();
+        let _ = stretch.put(0..usize::MAX, &file, 0);
+    }
+
+    #[test]
+    fn a_stretch_that_does_not_fit_the_address_space() {
+        assert!(Stretch::new(usize::MAX).is_err());
     }
 }

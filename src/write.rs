@@ -181,13 +181,18 @@ impl Partial {
         Ok(Self { path: path.to_path_buf(), place, file: Some(file) })
     }
 
-    /// [`Partial::new`] where there is no folder, nor a file that may not be replaced.
+    /// [`Partial::new`] where there is nothing, or a file that may be replaced.
     pub(crate) fn start(path: &Path, overwrite: bool) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::io(std::io::ErrorKind::IsADirectory.into(), path));
         }
-        if !overwrite && path.exists() {
+        if !overwrite && is_there(path) {
             return Err(exists(path));
+        }
+        if path.metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(Error::invalid("a recording is written to a file: a pipe or a device cannot be replaced")
+                .expecting("a new name, or that of a file")
+                .with_path(path));
         }
         Self::new(path)
     }
@@ -245,8 +250,15 @@ impl Partial {
     /// Gives the file its name.
     pub(crate) fn complete(mut self, overwrite: bool) -> Result<()> {
         drop(self.file.take());
-        if !overwrite && self.path.exists() {
-            return Err(exists(&self.path));
+        if !overwrite {
+            // A second name, unlike a new one, never takes the place of another file.
+            match std::fs::hard_link(&self.place, &self.path) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(exists(&self.path)),
+                // Not all file systems have second names.
+                Err(_) if is_there(&self.path) => return Err(exists(&self.path)),
+                Err(_) => {}
+            }
         }
         std::fs::rename(&self.place, &self.path).map_err(|error| Error::io(error, &self.path))
     }
@@ -255,9 +267,14 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         drop(self.file.take());
-        // Fails, as it should, after the rename.
+        // Fails, as it should, after a rename.
         let _ = std::fs::remove_file(&self.place);
     }
+}
+
+/// Whether something has this name, be it a link to nowhere.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 fn exists(path: &Path) -> Error {

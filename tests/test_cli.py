@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import h5py
+import numpy as np
 import polars as pl
 import pytest
 
@@ -420,7 +421,35 @@ def test_convert(target, clean, events, tmp_path):
     again = evlib_cli("convert", clean, tmp_path / name, *options)
     assert_one_line_of_error(again, code=1)
     assert "exists" in again.stderr
+    assert "--force" in again.stderr
     assert evlib_cli("convert", "--force", clean, tmp_path / name, *options).returncode == 0
+
+
+def test_convert_one_of_several_cameras(tmp_path):
+    t = np.arange(100)
+    columns = {f"{camera}_{name}": t % 50 for camera in ("left", "right") for name in "xyp"}
+    np.savez(tmp_path / "a.npz", left_t=t, right_t=t + 5, **columns)
+    command = ("convert", "--geometry", "64x64", tmp_path / "a.npz", tmp_path / "b.h5")
+    for arguments in (command, ("convert", *command[3:])):
+        result = evlib_cli(*arguments)
+        assert_one_line_of_error(result, code=2)
+        assert "choose one with `stream`: expected one of `left`, `right`" in result.stderr
+    assert evlib_cli(*command, "--stream", "right").returncode == 0
+    assert evlib.read_events(tmp_path / "b.h5").height == 100
+    assert evlib.open(tmp_path / "b.h5").time_range[0].total_seconds() == 5e-6
+
+
+def test_convert_what_does_not_tell_its_units(tmp_path):
+    # As ESIM writes: nanoseconds; and parts of pixels that could be pixels.
+    t = np.arange(100)
+    np.savez(tmp_path / "a.npz", x=t * 4, y=t * 2, t=t * 1000, p=t % 2)
+    arguments = ("--time-unit", "ns", "--pixel-parts", "2", "--geometry", "200x100")
+    result = evlib_cli("convert", *arguments, tmp_path / "a.npz", tmp_path / "b.h5")
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'b.h5'}: 100 events\n")
+    events = evlib.read_events(tmp_path / "b.h5")
+    assert events["timestamp"].dt.total_microseconds().to_list() == t.tolist()
+    assert events["x"].to_list() == (t * 2).tolist()
+    assert "duration   0.000099 s" in evlib_cli("info", *arguments, tmp_path / "a.npz").stdout
 
 
 def test_convert_to_atis_bin(tmp_path):

@@ -587,6 +587,7 @@ def test_cut_files(tmp_path):
             continue
         assert set(found.rows()) <= expected
         assert len(found) == len(expected) or "UNREADABLE" in problem_counts(opened)
+        assert all(0 <= offset <= length for offset in opened.problems["first_offset"])
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path):

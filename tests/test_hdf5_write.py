@@ -221,6 +221,33 @@ def test_prophesee(count, tmp_path):
             assert dict(index.attrs) == ({"offset": str(-times[0])} if len(times) else {})
 
 
+def test_the_unit_of_times_is_that_of_triggers_too(tmp_path):
+    frame = events(5000, start=5_000_000, step=1000)
+    triggers = {"id": [0, 6], "polarity": [1, -1], "timestamp": [5_000_000, 6_000_000]}
+    evlib.write_events(frame, tmp_path / "a.hdf5", geometry=(640, 480), triggers=triggers)
+    recording = evlib.open(tmp_path / "a.hdf5", time_unit="ns", time_offset=7)
+    assert micros(recording.read()).tolist() == [(time + 500) // 1000 + 7 for time in micros(frame).tolist()]
+    assert micros(recording.triggers.collect()).tolist() == [5007, 6007]
+    # The table of rows by time is in microseconds: it is left aside, and no lie.
+    assert recording.problems.is_empty()
+    found = evlib.read_events(tmp_path / "a.hdf5", pixel_parts=2)
+    assert found["x"].to_list() == [(x + 1) // 2 for x in frame["x"].to_list()]
+
+
+def test_triggers_of_unknown_inputs(tmp_path):
+    triggers = np.zeros(3, TRIGGER)
+    triggers["id"] = [0, 255, 256]
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["CD/events"] = np.zeros(5, EVENT)
+        file["EXT_TRIGGER/events"] = triggers[:2]
+    assert evlib.open(tmp_path / "a.hdf5").triggers.collect()["id"].to_list() == [0, 255]
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        del file["EXT_TRIGGER/events"]
+        file["EXT_TRIGGER/events"] = triggers
+    with pytest.raises(exceptions.UnsupportedError, match=r"EXT_TRIGGER/events.*inputs from 0 to 255, found 256"):
+        evlib.open(tmp_path / "a.hdf5").triggers.collect()
+
+
 @pytest.mark.parametrize("layout", ["dsec", "prophesee"])
 def test_time_ranges_use_the_tables(layout, tmp_path):
     path = tmp_path / "a.h5"
@@ -335,6 +362,32 @@ def test_a_file_that_is_there(tmp_path):
     evlib.write_events(evlib.open(path), path, overwrite=True, compression="gzip")
     check_dsec(path, events(10))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_taken_meanwhile(tmp_path):
+    path = tmp_path / "a.h5"
+
+    def batches():
+        yield events(10)
+        path.write_bytes(b"precious")
+
+    with pytest.raises(FileExistsError):
+        evlib.write_events(batches(), path, geometry=(640, 480))
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    link, pipe = tmp_path / "link.h5", tmp_path / "pipe.h5"
+    link.symlink_to(tmp_path / "nowhere")
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError):
+        evlib.write_events(events(10), link, geometry=(640, 480))
+    assert link.is_symlink()
+    with pytest.raises(exceptions.ArgumentError, match="a pipe or a device cannot be replaced"):
+        evlib.write_events(events(10), pipe, geometry=(640, 480), overwrite=True)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
 
 
 SLOW = """

@@ -325,7 +325,7 @@ def test_memmap_folders(tmp_path):
     np.stack([events["x"], events["y"]], axis=1).astype("i2").tofile(tmp_path / "xy.npy")
     events["p"].astype("u1").reshape(-1, 1).tofile(tmp_path / "p.npy")
     (tmp_path / "metadata.json").write_text(json.dumps({"sensor_resolution": [180, 240], "duration": 1.5, "a": None}))
-    for path, options in ((tmp_path, {}), (tmp_path / "t.npy", {"format": "npy"})):
+    for path, options in ((tmp_path, {}), (tmp_path / "t.npy", {}), (tmp_path / "t.npy", {"format": "npy"})):
         opened = check(path, frame(events), **options)
         assert opened.geometry == (240, 180)
         assert opened.metadata["layout"] == "event_utils memmap"
@@ -360,11 +360,11 @@ def test_parts_of_pixels(names, dtype, tmp_path):
     assert problem_counts(opened) == {"ROUNDED": 1}
     assert "1/32" in opened.problems["examples"][0][0]
     # The sensor is known, or the caller says so, also where all could be pixels.
-    small = {**stored, "x": (x // 4).astype(dtype), "y": (y // 4).astype(dtype)}
+    small = {**stored, "x": (x // 16).astype(dtype), "y": (y // 16).astype(dtype)}
     np.savez(tmp_path / "b.npz", **small)
-    wanted = frame({**events, "x": (x // 4 + 16) // 32, "y": (y // 4 + 16) // 32})
+    wanted = frame({**events, "x": (x // 16 + 16) // 32, "y": (y // 16 + 16) // 32})
     assert "pixel_parts" not in evlib.open(tmp_path / "b.npz").metadata
-    for options in ({"pixel_parts": 32}, {"geometry": (320, 180)}):
+    for options in ({"pixel_parts": 32}, {"geometry": (80, 45)}):
         opened = evlib.open(tmp_path / "b.npz", **options)
         if dtype != "f4":
             assert opened.read().equals(wanted)
@@ -373,6 +373,21 @@ def test_parts_of_pixels(names, dtype, tmp_path):
     for bad in (0, 2**20, "32"):
         with pytest.raises(exceptions.ArgumentError, match="pixel_parts"):
             evlib.open(tmp_path / "b.npz", pixel_parts=bad)
+
+
+@pytest.mark.parametrize(("width", "height"), [(970, 625), (346, 260)])
+def test_parts_of_pixels_of_small_sensors(width, height, tmp_path):
+    # BS-ERGB has 970 x 625 pixels: all of its numbers could be pixels of the largest sensor that frames hold.
+    events = make(width=width, height=height)
+    x, y = ((events[name] * 32 + 5).astype("u2") for name in "xy")
+    np.savez(tmp_path / "a.npz", x=x, y=y, timestamp=events["t"], polarity=events["p"])
+    opened = check(tmp_path / "a.npz", frame(events))
+    assert opened.metadata["pixel_parts"] == "32 (coordinates too large for pixels)"
+    assert problem_counts(opened) == {"ROUNDED": 1}
+    # A sensor of 4096 pixels is believed.
+    events = make(width=4096, height=2160)
+    np.savez(tmp_path / "b.npz", **events)
+    assert check(tmp_path / "b.npz", frame(events)).problems.is_empty()
 
 
 def test_a_few_wrong_pixels_stay_wrong(tmp_path):
@@ -427,7 +442,7 @@ def header(text: str, version: bytes = b"\x01\x00") -> bytes:
 
 
 def read_all(path: Path) -> tuple[int, dict[str, int]]:
-    """Rows and problems; None for a file that is refused."""
+    """Rows and problems; -1 and none for a file that is refused."""
     try:
         opened = evlib.open(path)
         return len(opened.read()), problem_counts(opened)
@@ -522,6 +537,24 @@ def test_lying_shapes(shape, tmp_path):
     with zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("events.npy", header(text) + bytes(1000))
     assert read_all(tmp_path / "c.npz")[0] <= 1000
+
+
+def test_columns_without_headers_have_names(tmp_path):
+    # Random bytes that are called a column, alone: what is missing is said of NPY, and not of RAW.
+    np.random.default_rng(5).normal(size=100).tofile(tmp_path / "t.npy")
+    with pytest.raises(evlib.FormatError, match="NPY"):
+        evlib.open(tmp_path / "t.npy")
+
+
+def test_tables_of_two_polarities_are_bounded(tmp_path):
+    # 12 MB that stand for 36 MB in `pos` alone; the rows of both would be merged in 400 MB and more.
+    rows = 12_000_000
+    for save in (np.savez_compressed, np.savez):
+        save(tmp_path / "a.npz", pos=np.zeros((rows, 3), "u1"), neg=np.zeros((5, 3), "u1"))
+        with pytest.raises(
+            exceptions.UnsupportedError, match=r"too large to be merged.*at most 8388608 rows.*12000000"
+        ):
+            evlib.open(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(

@@ -161,3 +161,15 @@ def test_mutated_and_cut_files(seed, tmp_path):
             assert opened.read().height == opened.event_count <= len(data)
         except evlib.EvlibError:
             pass
+
+
+def test_chunks_are_bounded(tmp_path):
+    # Nothing but zeros, which compress to nothing: 16 MiB of references in a chunk, and 48 bytes more.
+    for rows, fits in ((1 << 20) // 3, True), ((1 << 20) // 3 + 1, False):
+        packets = recording(make(100, width=346, height=260), [100])
+        path = write(tmp_path / "a.hdf5", packets, chunks=(rows, 3), compression="gzip")
+        if fits:
+            assert evlib.open(path).event_count == 100
+        else:
+            with pytest.raises(exceptions.UnsupportedError, match="at most 16777216 bytes"):
+                evlib.open(path)

@@ -94,6 +94,14 @@ def test_events_outside_the_map(values, events):
         evlib.rectify(events, values[:20]).collect()
 
 
+def test_only_whole_pixels_are_looked_up(values, events):
+    rectified = evlib.rectify(events, values).head(10)
+    nulls = events.head(10).with_columns(pl.lit(None, pl.Int16).alias("x"))
+    for frame in (rectified, rectified.collect(), nulls):
+        with pytest.raises((ValueError, pl.exceptions.ComputeError), match="a column of whole pixels without nulls"):
+            evlib.rectify(frame, values).lazy().collect()
+
+
 def test_no_map(values, events, tmp_path):
     for bad in (values[0], values[:, :, :1], values[:0], values.astype("c8")):
         with pytest.raises(exceptions.ArgumentError, match="shape"):

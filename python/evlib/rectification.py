@@ -26,9 +26,17 @@ class _Lookup:
         self.height, self.width = values.shape[:2]
         self.table = values.reshape(-1, 2)
 
+    @staticmethod
+    def _whole(column: pl.Series) -> npt.NDArray[np.int64]:
+        if not column.dtype.is_integer() or column.null_count():
+            raise ArgumentError(
+                f"`{column.name}` is a column of whole pixels without nulls, found {column.dtype}: "
+                "rectified coordinates cannot be rectified again"
+            )
+        return column.to_numpy().astype(np.int64)
+
     def __call__(self, pixels: pl.Series) -> pl.Series:
-        x = pixels.struct.field("x").to_numpy().astype(np.int64)
-        y = pixels.struct.field("y").to_numpy().astype(np.int64)
+        x, y = (self._whole(pixels.struct.field(name)) for name in ("x", "y"))
         outside = (x < 0) | (x >= self.width) | (y < 0) | (y >= self.height)
         if outside.any():
             at = int(outside.argmax())
@@ -89,7 +97,7 @@ def rectify(events: _Frame, map: str | os.PathLike[str] | npt.ArrayLike) -> _Fra
     FileNotFoundError, FormatError
         The file cannot be read or is not HDF5.
     ValueError
-        There is no such data set, or the array has another shape.
+        There is no such data set, the array has another shape, or `x` and `y` are no integers.
 
     Examples
     --------

@@ -43,8 +43,10 @@ const PIXEL_SAMPLE: u64 = 1 << 16;
 /// Parts of a pixel that HS-ERGB and BS-ERGB count, and the widest of their sensors.
 const PARTS: u16 = 32;
 const WIDEST: i64 = 1280;
-/// Most bytes of arrays that have to be merged in memory.
-const MERGED: u64 = 1 << 30;
+/// More pixels across than any event camera has. BS-ERGB's 970 pixels are 31040 parts.
+const PIXELS: i64 = 4096;
+/// Most rows of two arrays that have to be merged in memory: 256 MiB.
+const MERGED: u64 = 1 << 23;
 
 /// Whether a file starts as an NPY file does.
 pub(crate) fn is_npy(head: &[u8]) -> bool {
@@ -828,7 +830,7 @@ impl Arrays {
             let one = array::sampled_one(pick.cell.number);
             let values = self.sample(*pick, PIXEL_SAMPLE, unit(pick))?;
             let limit = geometry.map_or(WIDEST, i64::from);
-            let largest = geometry.map_or(i64::from(Geometry::MAX), i64::from);
+            let largest = geometry.map_or(PIXELS, i64::from);
             let fits = values.iter().all(|value| (0..limit * i64::from(PARTS) * one).contains(value));
             let beyond = values.iter().filter(|value| **value >= largest * one).count();
             // One in a hundred where nothing says how large the sensor is, more than half where that is known.
@@ -847,16 +849,16 @@ impl Arrays {
         for (at, polarity) in [(brighter, 1.0), (darker, -1.0)] {
             let array = self.array(at)?;
             let (cell, unit) = array.numbers().ok_or_else(|| bad_shape(array))?;
-            if array.stored > MERGED {
-                return Err(Error::new(ErrorKind::Unsupported, format!("`{}` is too large to be merged", array.name))
-                    .expecting(format!("at most {MERGED} bytes"))
-                    .but_found(format!("{}", array.stored)));
-            }
             let wanted = [(Column::Y, 0), (Column::X, 1), (Column::Timestamp, 2)];
             let picks = wanted.map(|(column, place)| Pick { array: at, column, cell, unit, offset: 0, at: place });
             let parts = self.parts(&picks, notes)?;
             let count = parts.iter().map(|part| part.rows).min().unwrap_or(0) as usize;
             let start = rows.len();
+            if (start + count) as u64 > MERGED {
+                return Err(Error::new(ErrorKind::Unsupported, format!("`{}` is too large to be merged", array.name))
+                    .expecting(format!("at most {MERGED} rows, those of the other polarity among them"))
+                    .but_found(format!("{}", start + count)));
+            }
             rows.resize(start + count, [0.0, 0.0, 0.0, polarity]);
             for part in &parts {
                 let mut own = Vec::new();
@@ -959,7 +961,10 @@ fn collect_fields(fields: &[header::Field], offset: usize, array: usize, picks: 
                     offset: offset + at * cell.number.bytes(),
                     at: 0,
                 };
-                match (role, shape.iter().product::<usize>()) {
+                // The product of the extents may not fit before the one that is 0.
+                let elements =
+                    if shape.contains(&0) { 0 } else { shape.iter().fold(1, |product: usize, extent| product.saturating_mul(*extent)) };
+                match (role, elements) {
                     (Role::One(column), 1) => picks.push(pick(column, 0)),
                     (Role::Pixels, 2) => picks.extend([pick(Column::X, 0), pick(Column::Y, 1)]),
                     _ => {}

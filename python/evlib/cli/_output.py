@@ -43,6 +43,8 @@ def open_recording(path: str, options: argparse.Namespace) -> evlib.Recording:
         threads=options.threads,
         stream=options.stream,
         time_source=options.time_source,
+        time_unit=options.time_unit,
+        pixel_parts=options.pixel_parts,
     )
 
 

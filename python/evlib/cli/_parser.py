@@ -12,6 +12,7 @@ FORMATS = (
     *("es", "atis-bin", "text", "bag", "db3", "mcap", "oblog", "parquet", "arrow"),
 )
 TIME_SOURCES = ("sensor", "message")
+TIME_UNITS = ("ns", "us", "ms", "s")
 WRITTEN = (
     *("evt2", "evt21", "evt3", "evt4", "dat", "hdf5", "npy", "npz", "aedat4", "es", "atis-bin", "text"),
     *("parquet", "arrow"),
@@ -33,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--geometry", type=_geometry, metavar="WxH", help="sensor size in pixels, in place of the file's")
     how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras or topics")
     how.add_argument("--time-source", choices=TIME_SOURCES, help="ROS bags and MCAP: clock of times; by default sensor")
+    how.add_argument("--time-unit", choices=TIME_UNITS, help="arrays and text: unit of times, in place of the file's")
+    how.add_argument("--pixel-parts", type=_positive, metavar="N", help="arrays: coordinates count parts of 1/N pixel")
     how.add_argument("--threads", type=_positive, metavar="N", help="threads that decode; all processors by default")
 
     info = commands.add_parser("info", parents=[how], help="say what recordings are: format, size, time, rates")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -25,6 +26,8 @@ RAW = frozenset({"evt2", "evt21", "evt3", "evt4"})
 def needed_geometry(recording: evlib.Recording, path: str) -> tuple[int, int]:
     """Give the size of the sensor, which a new file needs."""
     if recording.geometry is None:
+        # Of several cameras without a choice this is an error that names them: no geometry would help.
+        _ = recording.event_count
         raise ArgumentError(f"{path} does not say the size of its sensor: pass --geometry WxH")
     return recording.geometry
 
@@ -64,7 +67,7 @@ def write(
     format = format or options.to  # noqa: A001
     layout: Any = getattr(options, "layout", None)
     kept = triggers.height > 0 and holds_triggers(output, format, layout)
-    try:
+    with closing(progress), told_of_force():
         rows = write_events(
             watched(),
             output,
@@ -75,12 +78,19 @@ def write(
             compression=getattr(options, "compression", None),
             triggers=triggers if kept else None,
         )
-    finally:
-        progress.close()
     say(output, rows, triggers.height if kept else 0)
     if triggers.height and not kept:
         print(f"evlib: note: {triggers.height:,} triggers are left out: the new file cannot hold them", file=sys.stderr)
     return rows
+
+
+@contextmanager
+def told_of_force() -> Iterator[None]:
+    """Say how to replace the file that is there."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, f"{error.strerror}: pass --force to replace it", error.filename) from None
 
 
 def say(output: str, rows: int, triggers: int, how: str = "") -> None:
@@ -132,7 +142,8 @@ def cut(
         return
     import evlib
 
-    recording.cut(output, time_range=(start, end), overwrite=options.force)
+    with told_of_force():
+        recording.cut(output, time_range=(start, end), overwrite=options.force)
     part = evlib.open(output, format=recording.format, geometry=recording.geometry, threads=options.threads)
     rows, triggers = part.event_count, part.trigger_count
     say(output, rows, triggers, ", copied word for word")

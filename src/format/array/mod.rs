@@ -165,6 +165,13 @@ pub(crate) struct Meaning {
     pub(crate) y: Pixel,
 }
 
+impl Meaning {
+    /// Whether the file counts whole pixels and microseconds.
+    fn is_plain(&self) -> bool {
+        self.time.unit == TimeUnit::Microseconds && self.x.is_plain() && self.y.is_plain()
+    }
+}
+
 /// Gives the time of a row; `None` if it cannot be told.
 pub(crate) type TimeAt<'a> = &'a (dyn Fn(u64) -> Result<Option<i64>> + Sync);
 
@@ -360,7 +367,8 @@ impl ArrayTable {
                 }
                 let raw = raw.ok_or("it lies beyond the end of the file")?;
                 let mask = task.chunk.map_or(0, |chunk| chunk.mask);
-                if part.is_ecf() && mask & 1 == 0 {
+                // The event codec itself knows only whole pixels and microseconds.
+                if part.is_ecf() && mask & 1 == 0 && self.meaning.is_plain() {
                     return self.decode_ecf(task, raw);
                 }
                 let size = usize::try_from(*rows).ok().and_then(|rows| rows.checked_mul(row_bytes)).ok_or("its size is out of range")?;
@@ -557,7 +565,8 @@ impl ArrayTable {
                 let lost = lost.map(|reason| *reason = Reason::Unreadable).count();
                 let place = chunk.filter(|chunk| *chunk != Chunk::ABSENT);
                 let bytes = place.filter(|_| at == whole.start).map_or(0, |chunk| chunk.bytes.into());
-                let offset = place.map_or(0, |chunk| chunk.address);
+                // Where those are that a file has lost with its tail may not be known.
+                let offset = place.map_or(0, |chunk| chunk.address.min(self.source.len()));
                 problems.add(ProblemCode::Unreadable, lost as u64, bytes, offset, || {
                     format!("`{}`, chunk {number} (rows {} to {}) at byte {offset}: {why}", part.name, whole.start, whole.end - 1)
                 });

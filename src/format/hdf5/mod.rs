@@ -183,7 +183,7 @@ fn table(
             let dataset = meta.dataset(path)?;
             Some(Box::new(index::Milliseconds::new(Arc::clone(source), dataset, offset_us)))
         }
-        Some(RowsByTime::Prophesee(path)) => {
+        Some(RowsByTime::Prophesee(path)) if unit == TimeUnit::Microseconds => {
             let dataset = meta.dataset(path)?;
             let first = meta.attributes(path)?.into_iter().find(|(name, _)| name == "offset");
             let first = first.and_then(|(_, value)| value.as_text().and_then(|text| text.trim().parse::<i64>().ok()));
@@ -192,7 +192,8 @@ fn table(
         _ => None,
     };
     if let Some(path) = &camera.triggers {
-        table.triggers = Some(Box::new(Triggers { source: Arc::clone(source), dataset: meta.dataset(path)?, offset_us }));
+        table.triggers =
+            Some(Box::new(Triggers { source: Arc::clone(source), dataset: meta.dataset(path)?, time: Time { unit, offset_us } }));
     }
     Ok(table)
 }
@@ -201,7 +202,7 @@ fn table(
 struct Triggers {
     source: Arc<Source>,
     dataset: Dataset,
-    offset_us: i64,
+    time: Time,
 }
 
 impl TriggerSource for Triggers {
@@ -221,11 +222,15 @@ impl TriggerSource for Triggers {
             .into_iter()
             .collect();
         let wanted = wanted.ok_or_else(|| not_numbers(&self.dataset))?;
-        let time = Time { unit: TimeUnit::Microseconds, offset_us: self.offset_us };
-        let found = read(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, time)?;
+        let found = read(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, self.time)?;
         let mut triggers = TriggerColumns::default();
         for ((id, t), p) in found.x().iter().zip(found.timestamp()).zip(found.polarity()) {
-            triggers.push(u8::try_from(*id).unwrap_or(u8::MAX), *p > 0, *t);
+            let id = u8::try_from(*id).map_err(|_| {
+                Error::new(ErrorKind::Unsupported, format!("data set `{}` has triggers of unknown inputs", self.dataset.path))
+                    .expecting("inputs from 0 to 255")
+                    .but_found(id.to_string())
+            })?;
+            triggers.push(id, *p > 0, *t);
         }
         Ok(triggers)
     }

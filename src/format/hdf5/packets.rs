@@ -28,6 +28,8 @@ const ACROSS: u64 = 3;
 const UNIT: u64 = 64 << 10;
 /// Rows of a data set without chunks that are looked at together.
 const STRETCH: u64 = 1024;
+/// Most bytes of a decoded chunk of references: recorders write 128 rows, 6 KiB.
+const LARGEST_CHUNK: u32 = 16 << 20;
 /// Bytes of a polarity event: `y:15 x:15 polarity:1 valid:1`, from the high bits down, and a time.
 const EVENT: usize = 8;
 
@@ -410,6 +412,13 @@ impl PacketReader {
         }
         for filter in &dataset.filters {
             filter::check(filter)?;
+        }
+        if let Storage::Chunked(chunks) = &dataset.storage
+            && chunks.decoded > LARGEST_CHUNK
+        {
+            return Err(Error::new(ErrorKind::Unsupported, format!("data set `{}` has too large chunks of references", dataset.path))
+                .expecting(format!("at most {LARGEST_CHUNK} bytes"))
+                .but_found(chunks.decoded.to_string()));
         }
         Ok(Self { source, meta, dataset, geometry, time_offset_us, reader: Mutex::default() })
     }

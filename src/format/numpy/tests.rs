@@ -66,6 +66,14 @@ fn arrays_that_end_early() {
 }
 
 #[test]
+fn extents_that_do_not_fit_together() {
+    let descr = "[('t', '<i8'), ('xy', '<u2', (4611686018427387904, 16, 0)), ('p', '|b1')]";
+    let text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (3,)}}");
+    let bytes = [&b"\x93NUMPY\x01\x00"[..], &(text.len() as u16).to_le_bytes(), text.as_bytes(), &[0; 100]].concat();
+    assert_eq!(read("extents", &bytes).unwrap_err().kind(), ErrorKind::Format);
+}
+
+#[test]
 fn files_read_as_one() {
     let parts: Vec<Temporary> = ["a", "b", "c", "d"].iter().map(|name| Temporary::new(&format!("joined-{name}"))).collect();
     for (part, bytes) in parts.iter().zip([&b"abc"[..], b"", b"defg", b"h"]) {
