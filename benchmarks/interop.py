@@ -2,7 +2,8 @@
 
 Each library gets a virtual environment of its own. The recordings are simulated: only the network is needed. A cell of
 the tables is `same` if all columns of all events are; otherwise a note says how they differ. Known mistakes of other
-libraries stand in `KNOWN`, with the reason; any other difference makes the exit code 1.
+libraries stand in `KNOWN`, with the reason; any other difference makes the exit code 1. A library that cannot be
+installed is shown as such, and does not.
 
     python benchmarks/interop.py [--peers evutils,faery] [--kinds evt3,dat]
 """

@@ -23,8 +23,8 @@ use crate::source::Source;
 /// Bytes read and written at a time.
 const BUFFER: usize = 1 << 18;
 /// Most bytes that a packed byte may become, and that any file may: what is more is taken for an attack on the disk.
-const RATIO: u64 = 2000;
-const ALWAYS: u64 = 1 << 30;
+pub(crate) const RATIO: u64 = 2000;
+pub(crate) const ALWAYS: u64 = 1 << 30;
 
 /// How a recording was packed.
 pub(crate) struct Packing {
@@ -54,7 +54,7 @@ impl Compression {
         match head {
             // Deflate is the only method there is, and three of the flags are reserved.
             [0x1F, 0x8B, 8, flags, ..] if flags & 0xE0 == 0 => Some(Self::Gzip),
-            [0x28, 0xB5, 0x2F, 0xFD, ..] => Some(Self::Zstd),
+            [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Self::Zstd),
             _ => None,
         }
     }

@@ -285,3 +285,45 @@ def test_merging_takes_batches_of_any_length():
         whole.append(frame)
     found = pl.concat(list(merged(streams)))
     assert_frame_equal(found, pl.concat(whole).sort("timestamp", maintain_order=True))
+
+
+def test_split_keeps_the_triggers_around_the_events(events, tmp_path):
+    path = tmp_path / "in.raw"
+    late = events.with_columns(pl.col("timestamp") + pl.duration(seconds=1))
+    last = int(microseconds(late)[-1])
+    triggers = {"id": [1, 2, 3], "polarity": [1, -1, 1], "timestamp": [2, last, last + 5_000_000]}
+    evlib.write_events(late, path, format="evt3", geometry=GEOMETRY, triggers=triggers)
+    assert evlib_cli("split", path, tmp_path / "out.raw", "--duration", "20ms").returncode == 0
+    parts = [evlib.open(part) for part in sorted(tmp_path.glob("out-*.raw"))]
+    assert len(parts) > 1
+    assert_frame_equal(pl.concat([part.read() for part in parts]), evlib.read_events(path))
+    assert pl.concat([part.triggers.collect() for part in parts])["id"].to_list() == [1, 2, 3]
+
+
+def test_split_begins_only_where_no_part_is_in_the_way(events, tmp_path):
+    path = tmp_path / "in.raw"
+    evlib.write_events(events, path, geometry=GEOMETRY)
+    (tmp_path / "out-001.raw").write_bytes(b"mine")
+    result = evlib_cli("split", path, tmp_path / "out.raw", "--events", "30000")
+    assert_one_line_of_error(result, code=1)
+    assert "--force" in result.stderr
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["in.raw", "out-001.raw"]
+
+
+def test_merge_refuses_recordings_out_of_order(events, tmp_path):
+    path = tmp_path / "in.parquet"
+    evlib.write_events(events.reverse(), path, geometry=GEOMETRY)
+    result = evlib_cli("merge", path, path, tmp_path / "out.parquet")
+    assert_one_line_of_error(result, code=1)
+    assert "in order of time" in result.stderr
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_cut_with_another_geometry_is_written_anew(events, tmp_path):
+    path, out = tmp_path / "in.raw", tmp_path / "out.raw"
+    evlib.write_events(events, path, format="evt2", geometry=GEOMETRY)
+    result = evlib_cli("cut", path, out, "--start", "0us", "--end", "50ms", "--geometry", "320x240")
+    assert "copied" not in result.stdout
+    found = evlib.open(out)
+    assert (found.format, found.geometry) == ("evt2", (320, 240))
+    assert_frame_equal(found.read(), between(evlib.read_events(path, geometry=(320, 240)), 0, 50_000))

@@ -308,6 +308,73 @@ def test_damage_is_an_error_or_a_problem(compression, path):
             pass
 
 
+def arrow_of_batches(path: Path, batches: int) -> tuple[pl.DataFrame, list[int], list[int]]:
+    """Write an Arrow file of batches of 1000 events; places of their messages, and of their entries in the footer."""
+    frame = events(1000 * batches)
+    table = frame.to_arrow()
+    places = []
+    with path.open("wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            for batch in table.to_batches(max_chunksize=1000):
+                places.append(file.tell())
+                writer.write_batch(batch)
+        file.flush()
+    data = path.read_bytes()
+    return frame, places, [data.rindex(at.to_bytes(8, "little")) for at in places]
+
+
+@pytest.mark.parametrize("change", ["head", "type", "named twice"])
+def test_a_damaged_batch_of_arrow_costs_no_other_and_is_a_problem(change, tmp_path):
+    path = tmp_path / "a.arrow"
+    frame, places, entries = arrow_of_batches(path, 4)
+    assert len(places) == 4
+    data = bytearray(path.read_bytes())
+    if change == "head":
+        data[places[1] : places[1] + 8] = bytes(8)
+    elif change == "type":
+        data[places[1] + 8 : places[1] + 40] = bytes(32)
+    else:
+        data[entries[1] : entries[1] + 8] = places[0].to_bytes(8, "little")
+    path.write_bytes(data)
+    opened = evlib.open(path)
+    assert_frame_equal(opened.read(), pl.concat([frame.head(1000), frame.tail(2000)]))
+    assert problem_counts(opened) == {"TRUNCATED": 1}
+
+
+def test_an_arrow_file_that_ends_in_zeros_is_cut(tmp_path):
+    path = tmp_path / "a.arrow"
+    frame, places, _ = arrow_of_batches(path, 3)
+    data = path.read_bytes()
+    path.write_bytes(data[: places[2]] + bytes(len(data) - places[2]))
+    opened = evlib.open(path)
+    assert_frame_equal(opened.read(), frame.head(2000))
+    assert problem_counts(opened) == {"TRUNCATED": 1}
+
+
+def test_keys_that_were_copied_prove_nothing(path):
+    frame = events(100)
+    evlib.write_events(frame, path, geometry=GEOMETRY)
+    read = pq.read_table if path.suffix == ".parquet" else pyarrow.feather.read_table
+    table = read(path)
+    moved = table.set_column(0, table.schema.field(0), pa.array(np.full(100, 900, "i2")))
+    if path.suffix == ".parquet":
+        pq.write_table(moved, path)
+    else:
+        pyarrow.feather.write_feather(moved, path, compression="uncompressed")
+    opened = evlib.open(path)
+    assert (opened.geometry, opened.event_count, opened.read().height) == (GEOMETRY, 0, 0)
+    assert problem_counts(opened) == {"OUT_OF_BOUNDS": 100}
+
+
+@pytest.mark.parametrize("geometry", ["0x0", "99999x1", "9" * 5000 + "x1", "640"])
+def test_a_parquet_key_that_is_no_geometry_is_the_fault_of_the_file(geometry, tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(events(3).to_arrow().replace_schema_metadata({"evlib.geometry": geometry}), path)
+    with pytest.raises(exceptions.FormatError, match="not a sensor geometry"):
+        evlib.open(path)
+    assert evlib.open(path, geometry=GEOMETRY).event_count == 3
+
+
 @pytest.mark.parametrize(
     "data", [b"PAR1", b"PAR1PAR1", b"ARROW1", b"ARROW1\0\0" + bytes(100), b"ARROW1\0\0\xff\xff\xff\xff"]
 )

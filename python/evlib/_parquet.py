@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from evlib import _arguments, _evlib
+from evlib import _evlib
 from evlib._scan import SCHEMA, TRIGGER_SCHEMA
 from evlib.exceptions import ArgumentError, FormatError, UnsupportedError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PAR1"
 _GEOMETRY = "evlib.geometry"
-_VERSION = "evlib.version"
 _REASONS = ["magic of a Parquet file"]
 _BROKEN = (pl.exceptions.PolarsError, pl.exceptions.PanicException)  # Polars panics on some damage
 
@@ -47,11 +47,11 @@ def _damaged(error: BaseException, path: str) -> FormatError:
 
 
 def _size(text: str, path: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise _error(f"the key `{_GEOMETRY}` is not a sensor geometry", path, "two numbers, as `640x480`", f"`{text}`")
-    size = _arguments.geometry((int(width), int(height)))
-    assert size is not None
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(1 <= length <= 2**15 for length in size):
+        expected = "two numbers from 1 to 32768, as `640x480`"
+        raise _error(f"the key `{_GEOMETRY}` is not a sensor geometry", path, expected, f"`{text[:40]}`")
     return size
 
 
@@ -104,6 +104,10 @@ class ParquetRecording:
 
     def __init__(self, path: str, geometry: tuple[int, int] | None) -> None:
         self._path, self._wanted = path, geometry
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UnsupportedError(f"Polars opens Parquet files by names that are text, found {path!r}") from None
         self.reasons = list(_REASONS)
         try:
             keys = pl.read_parquet_metadata(path)
@@ -124,17 +128,13 @@ class ParquetRecording:
                 other = UnsupportedError(f"{text}\nhint: cast it, and write the events with `write_events`")
                 other.path, other.expected, other.found = path, str(dtype), str(schema[name])
                 raise other
-        stated = _size(keys[_GEOMETRY], path) if _GEOMETRY in keys else None
-        self.geometry = geometry or stated
+        self.geometry = geometry or (_size(keys[_GEOMETRY], path) if _GEOMETRY in keys else None)
         self.metadata = sorted((key, value) for key, value in keys.items() if key != "ARROW:schema")
         self.streams = [("events", "events", "Parquet", rows)]
-        self._rows: int = rows
-        frame = frame.select(list(SCHEMA))
-        # Files of ours have been checked when they were written.
-        self._checked = _VERSION in keys and self.geometry == stated
+        self._all = frame.select(list(SCHEMA))
+        # Whoever wrote the file: keys are copied by others, and bytes are damaged.
         self._valid = self._bounds()
-        self.lazy = frame if self._checked else frame.filter(self._valid)
-        self._all = frame
+        self.lazy = self._all.filter(self._valid)
 
     def _bounds(self) -> pl.Expr:
         width, height = self.geometry or (2**15, 2**15)
@@ -156,8 +156,6 @@ class ParquetRecording:
 
     def event_count(self) -> int:
         """Count the events."""
-        if self._checked:
-            return self._rows
         count: int = self._collect(self.lazy.select(pl.len())).item()
         return count
 
@@ -172,9 +170,7 @@ class ParquetRecording:
         return None if row[0] is None else row
 
     def problems(self) -> list[tuple[str, str, int, str, int, int, list[str]]]:
-        """List what reading leaves out, which takes a pass over files that this library has not written."""
-        if self._checked:
-            return []
+        """List what reading leaves out, which takes a pass over the file."""
         bad = (pl.col("polarity").abs() == 1).fill_null(value=False) & pl.all_horizontal(pl.all().is_not_null())
         left_out = self._all.filter(~self._valid)
         counts = self._collect(left_out.select(outside=bad.sum(), bad=(~bad).sum())).row(0)

@@ -32,6 +32,7 @@ use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::{Column, Columns, Geometry, TimeRange};
 use crate::source::{Buffer, Source};
 use crate::table::{Table, TableReader};
+use crate::unpack::{ALWAYS, RATIO};
 use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
 
 pub(crate) const MAGIC: &[u8] = b"ARROW1";
@@ -208,12 +209,20 @@ impl Directory {
         if is_file && let Some((schema, offsets)) = footer(source)? {
             let layout = layout(&schema)?;
             let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
-            for offset in offsets {
-                if directory.take(source, offset, layout)?.is_none() {
-                    break;
+            let mut free = 0;
+            for (index, offset) in offsets.iter().enumerate() {
+                let next = offsets.get(index + 1).copied().unwrap_or(source.len());
+                let found = if *offset < free {
+                    Err(damaged("the footer names a batch twice", *offset))
+                } else {
+                    directory.next(source, *offset, layout, true)
+                };
+                // A damaged batch costs no other.
+                if let Some(Some(end)) = directory.note(found, *offset, next)? {
+                    free = end;
                 }
             }
-            return Ok(directory);
+            return directory.bounded(source);
         }
         let start = if is_file { first_message(source)? } else { 0 };
         let Some(first) = message(source, start)? else { return Err(damaged("no schema", start)) };
@@ -223,36 +232,61 @@ impl Directory {
         let layout = layout(&schema)?;
         let mut offset = first.body.saturating_add(parsed.bodyLength().max(0).cast_unsigned());
         let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
-        while let Some(next) = directory.take(source, offset, layout)? {
-            offset = next;
+        loop {
+            let found = directory.next(source, offset, layout, false);
+            match directory.note(found, offset, source.len())? {
+                Some(Some(next)) => offset = next,
+                // The end of a file's messages is followed by its footer, which has not been found.
+                Some(None) if is_file => {
+                    let cut = Err(damaged("no footer", offset));
+                    directory.note(cut, offset, source.len())?;
+                    break;
+                }
+                _ => break,
+            }
         }
-        Ok(directory)
+        directory.bounded(source)
     }
 
-    /// [`Directory::next`], and what cannot be read is a problem.
-    fn take(&mut self, source: &Source, offset: u64, layout: [(usize, usize); 4]) -> Result<Option<u64>> {
-        match self.next(source, offset, layout) {
-            // What stands before it can be read.
+    /// What cannot be read of the bytes from `offset` to `next` is a problem; `None` for that.
+    fn note(&mut self, found: Result<Option<u64>>, offset: u64, next: u64) -> Result<Option<Option<u64>>> {
+        match found {
             Err(error) if error.kind() == ErrorKind::Format => {
-                let bytes = source.len().saturating_sub(offset);
+                let bytes = next.saturating_sub(offset);
                 self.problems.add(ProblemCode::Truncated, 1, bytes, offset, || {
                     format!("{bytes} bytes at byte {offset} that are no whole batch: {error}")
                 });
                 Ok(None)
             }
-            found => found,
+            found => found.map(Some),
         }
     }
 
-    /// Takes the message at `offset`; returns where the next one is.
-    fn next(&mut self, source: &Source, offset: u64, layout: [(usize, usize); 4]) -> Result<Option<u64>> {
-        let Some(found) = message(source, offset)? else { return Ok(None) };
+    /// Refuses more events than a file of this size can be meant to have.
+    fn bounded(self, source: &Source) -> Result<Self> {
+        let row: u64 = COLUMNS.iter().map(|column| width(*column)).sum();
+        let (bytes, most) = (self.rows().saturating_mul(row), source.len().saturating_mul(RATIO).max(ALWAYS));
+        if bytes > most {
+            return Err(Error::format("more events than can be meant")
+                .expecting(format!("at most {most} bytes of columns in {} bytes of file", source.len()))
+                .but_found(bytes.to_string()));
+        }
+        Ok(self)
+    }
+
+    /// Takes the message at `offset`, which is a batch if the footer lists it; returns where the next one is.
+    fn next(&mut self, source: &Source, offset: u64, layout: [(usize, usize); 4], listed: bool) -> Result<Option<u64>> {
         let broken = || damaged("damaged batch", offset);
+        let Some(found) = message(source, offset)? else {
+            return if listed { Err(broken()) } else { Ok(None) };
+        };
         let parsed = arrow_ipc::root_as_message(&found.bytes).map_err(|_| broken())?;
         let body = u64::try_from(parsed.bodyLength()).map_err(|_| broken())?;
         let end = found.body.checked_add(body).filter(|end| *end <= source.len()).ok_or_else(broken)?;
-        if parsed.header_type() != MessageHeader::RecordBatch {
-            return Ok(Some(end));
+        match parsed.header_type() {
+            MessageHeader::RecordBatch => {}
+            MessageHeader::DictionaryBatch if !listed => return Ok(Some(end)),
+            _ => return Err(broken()),
         }
         let batch = parsed.header_as_record_batch().ok_or_else(broken)?;
         let codec = match batch.compression().map(|compression| compression.codec()) {

@@ -33,7 +33,9 @@ def needed_geometry(recording: evlib.Recording, path: str) -> tuple[int, int]:
 
 
 def is_copied(recording: evlib.Recording, output: str, options: argparse.Namespace) -> bool:
-    """Tell whether parts of the recording can be copied word for word: RAW as RAW and DAT as DAT."""
+    """Tell whether parts of the recording can be copied word for word: RAW as RAW and DAT as DAT, as they are."""
+    if options.geometry is not None or any(getattr(options, name, None) for name in ("layout", "compression")):
+        return False
     if options.to is not None:
         wanted = {options.to}
     elif (name := format_of(output)) in RAW:
@@ -64,7 +66,7 @@ def write(
             done += batch.height
             progress.update(None if total is None else done / max(total, 1))
 
-    format = format or options.to  # noqa: A001
+    format = options.to or format  # noqa: A001
     layout: Any = getattr(options, "layout", None)
     kept = triggers.height > 0 and holds_triggers(output, format, layout)
     with closing(progress), told_of_force():
@@ -138,6 +140,8 @@ def cut(
             geometry=needed_geometry(recording, path),
             triggers=recording.triggers.filter(within(start, end)).collect(),
             label="cutting",
+            # All RAW has one extension.
+            format=recording.format if {recording.format, format_of(output)} <= RAW else None,
         )
         return
     import evlib

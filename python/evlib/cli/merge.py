@@ -8,11 +8,12 @@ import polars as pl
 
 from evlib.cli._output import Progress, open_recording
 from evlib.cli._write import losses, needed_geometry, write
-from evlib.exceptions import ArgumentError
+from evlib.exceptions import ArgumentError, UnsupportedError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from datetime import timedelta
 
 _ROWS = 2**21
 """Rows that are held of all recordings together."""
@@ -50,11 +51,15 @@ def run(options: argparse.Namespace) -> int:
 def merged(streams: list[Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
     """Events of streams in order of time; at equal times in the order of the streams."""
     held: dict[int, pl.DataFrame] = {}
+    latest: dict[int, timedelta] = {}
     waiting = list(range(len(streams)))
     while True:
         for at in waiting:
             if (batch := next(streams[at], None)) is not None:
-                held[at] = batch
+                times = batch["timestamp"]
+                if not times.is_sorted() or (at in latest and times[0] < latest[at]):
+                    raise UnsupportedError(f"merging takes recordings in order of time: number {at + 1} is not")
+                held[at], latest[at] = batch, times[-1]
         if not held:
             return
         # Up to here all streams are known, but the first that ends here may go on at the same time.

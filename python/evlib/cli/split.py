@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from evlib.cli._output import Progress, open_recording
-from evlib.cli._write import cut, losses, needed_geometry, within, write
+from evlib.cli._write import cut, is_copied, losses, needed_geometry, within, write
 from evlib.exceptions import ArgumentError
+from evlib.writing import holds_triggers
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     if (options.duration is None) == (options.events is None):
         raise ArgumentError("pass either --duration or --events")
     total = Progress(f"{options.path}: counting").wait(lambda: recording.event_count)
-    if options.duration is not None:
+    if total == 0:
+        print(f"evlib: note: {options.path} has no events: no parts are written", file=sys.stderr)
+    elif options.duration is not None:
         _by_time(recording, options)
     else:
         _by_count(recording, options, total)
@@ -43,16 +48,34 @@ def _names(output: str, parts: int) -> list[str]:
     return [f"{stem}-{part:0{digits}}{extension}" for part in range(parts)]
 
 
+def _refuse_present(names: list[str], options: argparse.Namespace) -> None:
+    """Refuse to begin where one of the parts is there already."""
+    if options.force:
+        return
+    for name in names:
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)}: pass --force to replace it", name)
+
+
 def _by_time(recording: evlib.Recording, options: argparse.Namespace) -> None:
-    """Parts of equal duration, counted from the first event; those without events are left out."""
+    """Parts of equal duration, counted from the first event; those without events and triggers are left out.
+
+    Triggers before the first event and after the last go with the first and the last part.
+    """
     if (times := recording.time_range) is None:
         return
     first, last = (time // timedelta(microseconds=1) for time in times)
     names = _names(options.output, (last - first) // options.duration + 1)
+    _refuse_present(names, options)
+    kept = is_copied(recording, options.output, options) or holds_triggers(options.output, options.to, options.layout)
+    triggers = recording.triggers.collect() if kept else None
     for part, name in enumerate(names):
-        start = first + part * options.duration
-        end = start + options.duration
-        if recording.events.filter(within(start, end)).head(1).collect().height:
+        start = first + part * options.duration if part > 0 else None
+        end = first + (part + 1) * options.duration if part < len(names) - 1 else None
+        inside = within(start, end)
+        if recording.events.filter(inside).head(1).collect().height or (
+            triggers is not None and triggers.filter(inside).height
+        ):
             cut(recording, options.path, name, options, start=start, end=end)
 
 
@@ -60,6 +83,7 @@ def _by_count(recording: evlib.Recording, options: argparse.Namespace, total: in
     """Parts of as many events each, but for the last."""
     geometry = needed_geometry(recording, options.path)
     names = _names(options.output, -(-total // options.events))
+    _refuse_present(names, options)
     # Parts begin at the times of these events; triggers go with the part that has begun.
     starts = recording.events.select("timestamp").gather_every(options.events).collect(engine="streaming")["timestamp"]
     bounds = [None, *starts.dt.total_microseconds().to_list()[1:], None]
