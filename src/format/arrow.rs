@@ -217,9 +217,10 @@ impl Directory {
                 } else {
                     directory.next(source, *offset, layout, true)
                 };
-                // A damaged batch costs no other.
-                if let Some(Some(end)) = directory.note(found, *offset, next)? {
-                    free = end;
+                match found {
+                    Ok(end) => free = end.unwrap_or(free),
+                    // A damaged batch costs no other.
+                    Err(error) => directory.note(error, *offset, next)?,
                 }
             }
             return directory.bounded(source);
@@ -233,33 +234,26 @@ impl Directory {
         let mut offset = first.body.saturating_add(parsed.bodyLength().max(0).cast_unsigned());
         let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
         loop {
-            let found = directory.next(source, offset, layout, false);
-            match directory.note(found, offset, source.len())? {
-                Some(Some(next)) => offset = next,
+            match directory.next(source, offset, layout, false) {
+                Ok(Some(next)) => offset = next,
                 // The end of a file's messages is followed by its footer, which has not been found.
-                Some(None) if is_file => {
-                    let cut = Err(damaged("no footer", offset));
-                    directory.note(cut, offset, source.len())?;
-                    break;
-                }
-                _ => break,
+                Ok(None) if is_file => break directory.note(damaged("no footer", offset), offset, source.len())?,
+                Ok(None) => break,
+                Err(error) => break directory.note(error, offset, source.len())?,
             }
         }
         directory.bounded(source)
     }
 
-    /// What cannot be read of the bytes from `offset` to `next` is a problem; `None` for that.
-    fn note(&mut self, found: Result<Option<u64>>, offset: u64, next: u64) -> Result<Option<Option<u64>>> {
-        match found {
-            Err(error) if error.kind() == ErrorKind::Format => {
-                let bytes = next.saturating_sub(offset);
-                self.problems.add(ProblemCode::Truncated, 1, bytes, offset, || {
-                    format!("{bytes} bytes at byte {offset} that are no whole batch: {error}")
-                });
-                Ok(None)
-            }
-            found => found.map(Some),
+    /// Takes a fault of the bytes from `offset` to `next` for a problem.
+    fn note(&mut self, error: Error, offset: u64, next: u64) -> Result<()> {
+        if error.kind() != ErrorKind::Format {
+            return Err(error);
         }
+        let bytes = next.saturating_sub(offset);
+        self.problems
+            .add(ProblemCode::Truncated, 1, bytes, offset, || format!("{bytes} bytes at byte {offset} that are no whole batch: {error}"));
+        Ok(())
     }
 
     /// Refuses more events than a file of this size can be meant to have.
