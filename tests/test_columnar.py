@@ -426,3 +426,17 @@ def test_bad_rows_and_compressions_are_refused(path):
     with pytest.raises(exceptions.ArgumentError, match="compression"):
         evlib.write_events(frame, path, geometry=GEOMETRY, compression="gzip")
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: pl.LazyFrame({"y": [1]}), "missing: x, timestamp, polarity"),
+        (lambda: iter([1]), "gives DataFrames, found int"),
+        (lambda: [1, 2], "are a DataFrame"),
+    ],
+)
+def test_what_is_no_frame_of_events_is_the_fault_of_the_caller(data, message, path):
+    with pytest.raises(exceptions.ArgumentError, match=message):
+        evlib.write_events(data(), path, geometry=GEOMETRY)
+    assert not path.exists()

@@ -44,11 +44,15 @@ def _frames(
     if isinstance(data, Recording) and what == "events":
         yield from data.batches()
     elif isinstance(data, pl.LazyFrame):
+        _refuse_missing(data.collect_schema().names(), schema, what)
         yield from data.select(list(schema)).collect_batches(maintain_order=True)
     elif isinstance(data, pl.DataFrame):
         yield data
     elif isinstance(data, Iterator):
-        yield from data
+        for frame in data:
+            if not isinstance(frame, pl.DataFrame):
+                raise ArgumentError(f"an iterator of {what} gives DataFrames, found {type(frame).__name__}")
+            yield frame
     elif hasattr(data, "keys") or hasattr(data, "__arrow_c_stream__"):
         try:
             yield pl.DataFrame(data)
@@ -73,10 +77,7 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
         # As from this library: small batches would take longer to convert into what they are than to write.
         _refuse_nulls(frame, what)
         return frame.rechunk()
-    missing = [name for name in schema if name not in frame.columns]
-    if missing:
-        *names, last = schema
-        raise ArgumentError(f"{what} need the columns {', '.join(names)} and {last}; missing: {', '.join(missing)}")
+    _refuse_missing(frame.columns, schema, what)
     frame = frame.select(list(schema))
     time = frame.schema["timestamp"]
     if not (time.is_integer() or isinstance(time, pl.Duration)):
@@ -108,6 +109,13 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
 def format_of(path: str) -> str | None:
     """Give the format that the extension of a new file stands for."""
     return _BY_EXTENSION.get(os.path.splitext(path)[1].lower())  # noqa: PTH122
+
+
+def _refuse_missing(columns: list[str], schema: dict[str, pl.DataType], what: str) -> None:
+    missing = [name for name in schema if name not in columns]
+    if missing:
+        *names, last = schema
+        raise ArgumentError(f"{what} need the columns {', '.join(names)} and {last}; missing: {', '.join(missing)}")
 
 
 def _refuse_nulls(frame: pl.DataFrame, what: str) -> None:
