@@ -440,3 +440,13 @@ def test_what_is_no_frame_of_events_is_the_fault_of_the_caller(data, message, pa
     with pytest.raises(exceptions.ArgumentError, match=message):
         evlib.write_events(data(), path, geometry=GEOMETRY)
     assert not path.exists()
+
+
+def test_a_repr_does_not_read_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    evlib.write_events(events(100), path, geometry=GEOMETRY)
+    opened = evlib.open(path)
+    assert "events=" not in repr(opened)
+    assert not opened.is_indexed
+    assert opened.event_count == 100
+    assert "events=100" in repr(opened)

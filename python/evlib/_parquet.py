@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -100,7 +101,6 @@ class ParquetRecording:
 
     format = "parquet"
     confidence = "certain"
-    is_indexed = True
 
     def __init__(self, path: str, geometry: tuple[int, int] | None) -> None:
         self._path, self._wanted = path, geometry
@@ -154,9 +154,28 @@ class ParquetRecording:
         except _BROKEN as error:
             raise _damaged(error, self._path) from error
 
+    @cached_property
+    def _index(self) -> dict[str, Any]:
+        """What one pass over the file tells: events, their earliest and latest time, and what is left out."""
+        values = (pl.col("polarity").abs() == 1).fill_null(value=False) & pl.all_horizontal(pl.all().is_not_null())
+        times = pl.col("timestamp").cast(pl.Int64).filter(self._valid)
+        facts = self._all.select(
+            events=self._valid.sum(),
+            first=times.min(),
+            last=times.max(),
+            outside=(~self._valid & values).sum(),
+            bad=(~self._valid & ~values).sum(),
+        )
+        return self._collect(facts).row(0, named=True)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether that pass has been made."""
+        return "_index" in self.__dict__
+
     def event_count(self) -> int:
         """Count the events."""
-        count: int = self._collect(self.lazy.select(pl.len())).item()
+        count: int = self._index["events"]
         return count
 
     def trigger_count(self) -> int:
@@ -165,19 +184,15 @@ class ParquetRecording:
 
     def time_range(self) -> tuple[int, int] | None:
         """Find the earliest and latest event time."""
-        time = pl.col("timestamp")
-        row = self._collect(self.lazy.select(first=time.min().cast(pl.Int64), last=time.max().cast(pl.Int64))).row(0)
-        return None if row[0] is None else row
+        first, last = self._index["first"], self._index["last"]
+        return None if first is None else (first, last)
 
     def problems(self) -> list[tuple[str, str, int, str, int, int, list[str]]]:
         """List what reading leaves out, which takes a pass over the file."""
-        bad = (pl.col("polarity").abs() == 1).fill_null(value=False) & pl.all_horizontal(pl.all().is_not_null())
-        left_out = self._all.filter(~self._valid)
-        counts = self._collect(left_out.select(outside=bad.sum(), bad=(~bad).sum())).row(0)
         found = []
         for code, count, what in (
-            ("OUT_OF_BOUNDS", counts[0], "outside {}x{}".format(*(self.geometry or (2**15, 2**15)))),
-            ("BAD_VALUE", counts[1], "with a null value, or a polarity other than 1 and -1"),
+            ("OUT_OF_BOUNDS", self._index["outside"], "outside {}x{}".format(*(self.geometry or (2**15, 2**15)))),
+            ("BAD_VALUE", self._index["bad"], "with a null value, or a polarity other than 1 and -1"),
         ):
             if count:
                 found.append((code, "loss", count, "events", 0, 0, [f"{count} {what}"]))
