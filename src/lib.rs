@@ -55,6 +55,7 @@ mod side;
 mod simd;
 mod source;
 mod table;
+mod spool;
 mod unpack;
 mod write;
 
