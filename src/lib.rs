@@ -54,8 +54,8 @@ mod selection;
 mod side;
 mod simd;
 mod source;
-mod table;
 mod spool;
+mod table;
 mod unpack;
 mod write;
 

@@ -133,7 +133,9 @@ def test_the_same_events(name, threads, folder, events):
 
 
 @pytest.mark.parametrize("suffix", PACK)
-@pytest.mark.parametrize("name", recording_names({"evt2", "evt21", "evt3", "dat", "aedat2", "aedat4", "es", "atis-bin"}))
+@pytest.mark.parametrize(
+    "name", recording_names({"evt2", "evt21", "evt3", "dat", "aedat2", "aedat4", "es", "atis-bin"})
+)
 def test_real_recordings(name, suffix, shared, tmp_path):
     plain = shared / "recordings" / name
     path = tmp_path / f"{plain.name}{suffix}"
@@ -156,7 +158,7 @@ def test_damage_is_found_when_it_is_reached(name, cut, folder, events, tmp_path)
     if cut == "cut":
         del packed[at:]
     else:
-        packed[at : at + 64] = bytes(64)
+        packed[at : at + 1_000_000] = b"\xff" * 1_000_000
     path = tmp_path / name
     path.write_bytes(packed)
     recording = evlib.open(path)
@@ -225,13 +227,16 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 recording = evlib.open(sys.argv[1])
 print(recording.events.head(1000).collect().height)
-for query in (recording.read, lambda: recording.event_count, lambda: list(recording.batches()), lambda: recording.problems):
+queries = recording.read, lambda: recording.event_count, lambda: list(recording.batches()), lambda: recording.problems
+for query in queries:
     try:
         query()
     except OSError as error:
         print(error.errno, error.filename == tempfile.gettempdir(), "TMPDIR" in error.__notes__[0])
 """
-    done = subprocess.run([sys.executable, "-c", code, folder / name], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder / name], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.split("\n")[:-1] == ["1000", *[f"{errno.EFBIG} True True"] * 4]
 
 
@@ -279,7 +284,9 @@ with open("/proc/self/status") as status:
     for times in (1, 10):
         path = tmp_path / f"{times}{name}.zst"
         path.write_bytes(zstd(content[:start]) + zstd(content[start:]) * times)
-        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=120
+        )
         count, peak = map(int, done.stdout.split())
         assert count == times * COUNT
         peaks.append(peak * 1024)
@@ -302,14 +309,18 @@ threads = [threading.Thread(target=read, args=(at * 100_000, (at + 1) * 100_000)
 print(sum(found))
 """
     for name in PACKED:
-        done = subprocess.run([sys.executable, "-c", code, folder / name], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder / name], capture_output=True, text=True, check=True, timeout=60
+        )
         assert int(done.stdout) == COUNT
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory) -> tuple[pl.DataFrame, bytes]:
     at = range(5000)
-    few = pl.DataFrame({"x": [n % 200 for n in at], "y": [n % 99 for n in at], "timestamp": list(at), "polarity": [1, -1] * 2500})
+    few = pl.DataFrame(
+        {"x": [n % 200 for n in at], "y": [n % 99 for n in at], "timestamp": list(at), "polarity": [1, -1] * 2500}
+    )
     path = tmp_path_factory.mktemp("few") / "a.raw"
     evlib.write_events(few, path, geometry=(240, 180))
     return evlib.read_events(path), path.read_bytes()
