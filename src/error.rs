@@ -106,6 +106,24 @@ impl Error {
         self
     }
 
+    /// The same error once more, for others who meet it.
+    pub(crate) fn again(&self) -> Self {
+        let Detail { kind, message, path, offset, expected, found, hint, source } = &*self.0;
+        let source = source.as_ref().map(|error| {
+            error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+        });
+        Self(Box::new(Detail {
+            kind: *kind,
+            message: message.clone(),
+            path: path.clone(),
+            offset: *offset,
+            expected: expected.clone(),
+            found: found.clone(),
+            hint: hint.clone(),
+            source,
+        }))
+    }
+
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -98,7 +98,7 @@ fn head<F: Segmented>(source: &Source, format: &F) -> Result<Vec<u8>> {
     out.extend(VERSION.to_le_bytes());
     out.extend((key.len() as u32).to_le_bytes());
     out.extend(key.bytes());
-    out.extend(source.len().to_le_bytes());
+    out.extend(source.stored_len().to_le_bytes());
     out.extend(modified.to_le_bytes());
     out.extend(hash(&source.head(HASHED)?).to_le_bytes());
     Ok(out)
@@ -154,8 +154,8 @@ pub(crate) fn load<F: Segmented>(source: &Source, format: &F) -> Result<Option<I
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(stale(&error.to_string())),
     };
-    // A segment has at least one word of the recording.
-    if len > (1 << 20) + (SEGMENT as u64).saturating_mul(source.len()) {
+    // A segment has at least one word of the recording, which of a packed one may take less than a byte of the file.
+    if len > (1 << 24) + (SEGMENT as u64).saturating_mul(source.stored_len()) {
         return Err(stale("it is too large"));
     }
     let bytes = std::fs::read(&path).map_err(|error| stale(&error.to_string()))?;

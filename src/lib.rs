@@ -54,6 +54,7 @@ mod selection;
 mod side;
 mod simd;
 mod source;
+mod spool;
 mod table;
 mod unpack;
 mod write;

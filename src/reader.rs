@@ -15,6 +15,7 @@ use crate::schema::TimeRange;
 use crate::selection::Selection;
 use crate::side::SideStream;
 use crate::source::Source;
+use crate::spool::{Damage, Spool};
 use crate::write::Partial;
 
 /// What a format gives a [`Recording`].
@@ -169,13 +170,13 @@ impl<F: Segmented> BatchStream for SegmentBatches<F> {
     }
 }
 
-/// A reader with problems that were known before it.
-pub(crate) struct Noted {
+/// The reader of what is in a packed file, which tells of damage to the packing too.
+pub(crate) struct Unpacked {
     pub(crate) reader: Arc<dyn Reader>,
-    pub(crate) notes: Problems,
+    pub(crate) spool: Arc<Spool>,
 }
 
-impl Reader for Noted {
+impl Reader for Unpacked {
     fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
         self.reader.read(selection, pool)
     }
@@ -198,7 +199,9 @@ impl Reader for Noted {
 
     fn problems(&self, pool: &ThreadPool) -> Result<Problems> {
         let mut problems = self.reader.problems(pool)?;
-        problems.merge(&self.notes);
+        if let Some(Damage { content, lost, what }) = self.spool.damage()? {
+            problems.add(ProblemCode::Truncated, 1, *lost, *content, || what.clone());
+        }
         Ok(problems)
     }
 

@@ -155,14 +155,13 @@ impl<'a, F: Segmented> Relay<'a, F> {
     fn chunk(&self, chunk: u64, buffer: &mut Buffer) -> Result<bool> {
         let (source, format) = (&self.scan.source, &self.scan.format);
         let offset = chunk.saturating_mul(CHUNK as u64).saturating_add(format.payload());
-        let left = source.len().saturating_sub(offset);
-        if left == 0 {
+        let (len, last) = source.stretch(offset, CHUNK)?;
+        if len == 0 {
             return Ok(false);
         }
-        let len = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         let bytes = buffer.take(HEADROOM + len);
         source.read_exact_at(bytes.get_mut(HEADROOM..).unwrap_or_default(), offset)?;
-        let Some(mut planned) = self.plan(chunk, offset, bytes, len as u64 == left) else { return Ok(false) };
+        let Some(mut planned) = self.plan(chunk, offset, bytes, last) else { return Ok(false) };
         match self.work {
             Work::Decode(columns) => {
                 for (segment, mut slots) in planned.segments.iter().zip(planned.places) {

@@ -534,7 +534,8 @@ impl<F: Segmented> Scan<F> {
         }
         if !selection.filters_rows() {
             if self.index.get().is_none()
-                && let Some(most) = self.format.about_events(self.source.len().saturating_sub(self.format.payload()))
+                && let Some(len) = self.source.known_len()
+                && let Some(most) = self.format.about_events(len.saturating_sub(self.format.payload()))
             {
                 let (events, index) = self.decode_and_index(most, selection.columns, pool.current_num_threads())?;
                 self.made_index(index);
@@ -574,7 +575,8 @@ impl<F: Segmented> Scan<F> {
 
     /// The segments that can have events of these times, found without a pass over the file.
     fn bisect(&self, range: TimeRange, pool: &rayon::ThreadPool) -> Result<Option<Vec<Segment<F::State>>>> {
-        if range.is_all() || self.source.len() < SEEK_FROM {
+        // Packed content of which all would have to be unpacked is better read on the way.
+        if range.is_all() || self.source.known_len().is_none_or(|len| len < SEEK_FROM) {
             return Ok(None);
         }
         match self.format.seek(&self.source, range)? {
@@ -708,15 +710,14 @@ impl<S: Copy + Send + Sync> Windows<S> {
     fn next<F: Segmented<State = S>>(&mut self, scan: &Scan<F>, size: usize) -> Result<Option<(Vec<Segment<S>>, Problems)>> {
         let mut size = size;
         while !self.done {
-            let left = scan.source.len().saturating_sub(self.offset);
-            let len = usize::try_from(left).unwrap_or(size).min(size);
-            let last = len as u64 == left;
+            let (len, last) = scan.source.stretch(self.offset, size)?;
             let bytes = self.buffer.take(len);
             let offset = self.offset;
             bytes
                 .par_chunks_mut(READ)
                 .enumerate()
                 .try_for_each(|(index, chunk)| scan.source.read_exact_at(chunk, offset + (index * READ) as u64))?;
+            scan.source.prefetch(offset.saturating_add((len + size) as u64));
             let mut segments = Vec::new();
             let mut problems = Problems::default();
             let consumed = self.planner.plan(bytes, offset, last, &mut segments, &mut problems);
@@ -827,7 +828,7 @@ impl<F: Segmented> Batches<F> {
         if self.windows.offset == scan.format.payload() {
             let planned = if range.is_all() {
                 scan.known_index().map(|index| index.segments.clone())
-            } else if scan.is_planned() || scan.source.len() <= PLAN_UP_TO {
+            } else if scan.is_planned() || scan.source.known_len().is_some_and(|len| len <= PLAN_UP_TO) {
                 Some(scan.in_time(range, pool)?)
             } else {
                 scan.bisect(range, pool)?

@@ -1,30 +1,58 @@
 //! Source: the bytes of a file, read by position into buffers of the reader's own.
 //!
 //! Files are not mapped: a mapped file that another process truncates kills the reader with SIGBUS. Reading by
-//! position from the page cache into a reused, aligned buffer costs one copy (see `docs/architecture.md`).
+//! position from the page cache into a reused, aligned buffer costs one copy (see `docs/architecture.md`). Packed files
+//! are read by position too, from a [`Spool`].
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::spool::Spool;
 
 /// An open file with its length at the time of opening, or several that are read as one after the other.
 ///
 /// Of a packed file it has the content: lengths and positions are the content's.
 #[derive(Debug)]
 pub(crate) struct Source {
-    file: File,
+    content: Content,
     path: PathBuf,
     /// What the content is called where it is not the file itself: a member of an archive, or what was packed.
     called: Option<PathBuf>,
-    /// Bytes of all files.
-    len: u64,
     modified: Option<SystemTime>,
-    /// The files after the first, with the positions at which they start.
-    more: Vec<(u64, File)>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Files {
+        first: File,
+        /// The files after it, with the positions at which they start.
+        more: Vec<(u64, File)>,
+        /// Bytes of all files.
+        len: u64,
+    },
+    Packed(Arc<Spool>),
+}
+
+/// Where the content of a source ends.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    At(u64),
+    Packed(Arc<Spool>),
+}
+
+impl End {
+    /// Bytes of the content; of packed content `None` until a read has reached its end.
+    pub(crate) fn known(&self) -> Option<u64> {
+        match self {
+            Self::At(len) => Some(*len),
+            Self::Packed(spool) => spool.known_len(),
+        }
+    }
 }
 
 impl AsRef<Self> for Source {
@@ -43,42 +71,54 @@ impl Source {
         if !metadata.is_file() {
             return Err(Error::invalid("not a regular file: events are read by position").with_path(path));
         }
-        let file = File::open(path).map_err(|error| Error::io(error, path))?;
-        let metadata = file.metadata().map_err(|error| Error::io(error, path))?;
-        Ok(Self { file, path: path.to_path_buf(), called: None, len: metadata.len(), modified: metadata.modified().ok(), more: Vec::new() })
+        let first = File::open(path).map_err(|error| Error::io(error, path))?;
+        let metadata = first.metadata().map_err(|error| Error::io(error, path))?;
+        let content = Content::Files { first, more: Vec::new(), len: metadata.len() };
+        Ok(Self { content, path: path.to_path_buf(), called: None, modified: metadata.modified().ok() })
     }
 
     /// Reads several files as one; also gives the positions at which they start.
     pub(crate) fn open_joined(path: &Path, files: &[PathBuf]) -> Result<(Self, Vec<u64>)> {
-        let mut starts = Vec::with_capacity(files.len());
-        let mut all: Option<Self> = None;
-        for file in files {
+        let no_files = || Error::invalid("no files").with_path(path);
+        let (head, tail) = files.split_first().ok_or_else(no_files)?;
+        let mut joined = Self::open(head)?;
+        let mut starts = vec![0];
+        for file in tail {
             let next = Self::open(file)?;
-            let Some(all) = &mut all else {
-                starts.push(0);
-                all = Some(next);
-                continue;
-            };
-            starts.push(all.len);
-            all.more.push((all.len, next.file));
-            all.len = all.len.checked_add(next.len).ok_or_else(|| Error::invalid("files of more than 2^64 bytes").with_path(path))?;
+            if let (Content::Files { more, len, .. }, Content::Files { first, len: bytes, .. }) = (&mut joined.content, next.content) {
+                starts.push(*len);
+                more.push((*len, first));
+                *len = len.checked_add(bytes).ok_or_else(|| Error::invalid("files of more than 2^64 bytes").with_path(path))?;
+            }
         }
-        let mut all = all.ok_or_else(|| Error::invalid("no files").with_path(path))?;
-        all.path = path.to_path_buf();
-        Ok((all, starts))
+        joined.path = path.to_path_buf();
+        Ok((joined, starts))
+    }
+
+    /// The content of a packed file, and what it is called.
+    pub(crate) fn unpacked(spool: Arc<Spool>, called: PathBuf) -> Self {
+        let packed = spool.packed();
+        Self { path: packed.path.clone(), called: Some(called), modified: packed.modified, content: Content::Packed(spool) }
+    }
+
+    /// The same with its length known, for formats that need it before they can read: packed content is unpacked whole.
+    pub(crate) fn whole(self) -> Result<Self> {
+        if let Content::Packed(spool) = &self.content {
+            spool.advance(u64::MAX)?;
+        }
+        Ok(self)
     }
 
     /// The file that has the byte at `offset`, the place in it, and the bytes that it has from there on.
     fn place(&self, offset: u64) -> (&File, u64, u64) {
-        let next = self.more.partition_point(|(start, _)| *start <= offset);
-        let end = self.more.get(next).map_or(self.len, |(start, _)| *start);
-        let (start, file) = next.checked_sub(1).and_then(|at| self.more.get(at)).map_or((0, &self.file), |(start, file)| (*start, file));
+        let (first, more, len) = match &self.content {
+            Content::Packed(spool) => return (spool.file(), offset, spool.ready().saturating_sub(offset)),
+            Content::Files { first, more, len } => (first, more, *len),
+        };
+        let next = more.partition_point(|(start, _)| *start <= offset);
+        let end = more.get(next).map_or(len, |(start, _)| *start);
+        let (start, file) = next.checked_sub(1).and_then(|at| more.get(at)).map_or((0, first), |(start, file)| (*start, file));
         (file, offset - start, end.saturating_sub(offset))
-    }
-
-    /// The content of this file, unpacked into another of `len` bytes, and what it is called.
-    pub(crate) fn unpacked(&self, file: File, len: u64, called: PathBuf) -> Self {
-        Self { file, path: self.path.clone(), called: Some(called), len, modified: self.modified, more: Vec::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -91,16 +131,68 @@ impl Source {
         name.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase()
     }
 
+    /// Bytes of the content; as long as packed content has not been read to its end, the most that it may have.
     pub(crate) fn len(&self) -> u64 {
-        self.len
+        match &self.content {
+            Content::Files { len, .. } => *len,
+            Content::Packed(spool) => spool.known_len().unwrap_or_else(|| spool.limit()),
+        }
+    }
+
+    /// Bytes of the content, if that is known without unpacking it.
+    pub(crate) fn known_len(&self) -> Option<u64> {
+        match &self.content {
+            Content::Files { len, .. } => Some(*len),
+            Content::Packed(spool) => spool.known_len(),
+        }
+    }
+
+    /// Where the content ends, for those who will have to know it later.
+    pub(crate) fn end(&self) -> End {
+        match &self.content {
+            Content::Files { len, .. } => End::At(*len),
+            Content::Packed(spool) => End::Packed(Arc::clone(spool)),
+        }
+    }
+
+    /// Bytes of the file on disk, packed or not.
+    pub(crate) fn stored_len(&self) -> u64 {
+        match &self.content {
+            Content::Files { len, .. } => *len,
+            Content::Packed(spool) => spool.packed().len(),
+        }
     }
 
     pub(crate) fn modified(&self) -> Option<SystemTime> {
         self.modified
     }
 
+    /// How many bytes there are from `offset` on, at most `most`, and whether the content ends with them.
+    pub(crate) fn stretch(&self, offset: u64, most: usize) -> Result<(usize, bool)> {
+        self.unpack_beyond(offset, most)?;
+        let left = self.len().saturating_sub(offset);
+        let len = usize::try_from(left).unwrap_or(most).min(most);
+        Ok((len, len as u64 == left))
+    }
+
+    /// Unpacks the bytes at `offset`, and on until it is known whether the content ends with them.
+    fn unpack_beyond(&self, offset: u64, bytes: usize) -> Result<()> {
+        match &self.content {
+            Content::Files { .. } => Ok(()),
+            Content::Packed(spool) => spool.advance(offset.saturating_add(bytes as u64).saturating_add(1)),
+        }
+    }
+
+    /// Lets another thread of this pool unpack up to `to` in the meantime, if it has to be unpacked.
+    pub(crate) fn prefetch(&self, to: u64) {
+        if let Content::Packed(spool) = &self.content {
+            spool.prefetch(to);
+        }
+    }
+
     /// Fills `buffer` from `offset`; the bytes must have been there when the file was opened.
     pub(crate) fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+        self.unpack_beyond(offset, buffer.len())?;
         while !buffer.is_empty() {
             let (file, place, left) = self.place(offset);
             let piece = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
@@ -132,7 +224,7 @@ impl Source {
 
     fn shrank(&self, offset: u64) -> Error {
         Error::new(ErrorKind::Truncated, "the file shrank while it was read")
-            .expecting(format!("{} bytes in all", self.len))
+            .expecting(format!("{} bytes in all", self.len()))
             .but_found("its end")
             .at(offset)
             .with_path(&self.path)
@@ -140,8 +232,7 @@ impl Source {
 
     /// The first bytes of the file, at most `limit`.
     pub(crate) fn head(&self, limit: usize) -> Result<Vec<u8>> {
-        let len = usize::try_from(self.len).unwrap_or(usize::MAX).min(limit);
-        let mut head = vec![0; len];
+        let mut head = vec![0; self.stretch(0, limit)?.0];
         self.read_exact_at(&mut head, 0)?;
         Ok(head)
     }
@@ -195,4 +286,26 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(windows)]
 fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// Writes all of `bytes` at a place of a file.
+#[cfg(unix)]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub(crate) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                offset += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

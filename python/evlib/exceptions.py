@@ -138,7 +138,11 @@ def _from_rust(
         text = _os.strerror(errno)
         if expected is not None:
             text += f": expected {expected}, found {found}"
-        return _BY_ERRNO.get(errno, EvlibOSError)(errno, text, name)
+        refused = _BY_ERRNO.get(errno, EvlibOSError)(errno, text, name)
+        _, _, hint = message.partition("\nhint: ")
+        if hint:
+            refused.add_note(f"hint: {hint}")
+        return refused
     if kind == "io":
         return EvlibOSError(message)
     if kind == "truncated":

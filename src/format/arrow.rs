@@ -31,8 +31,8 @@ use crate::problem::{ProblemCode, Problems};
 use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::schema::{Column, Columns, Geometry, TimeRange};
 use crate::source::{Buffer, Source};
+use crate::spool::{ALWAYS, RATIO};
 use crate::table::{Table, TableReader};
-use crate::unpack::{ALWAYS, RATIO};
 use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
 
 pub(crate) const MAGIC: &[u8] = b"ARROW1";

@@ -93,8 +93,8 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
         Confidence::Guess
     };
     reasons.push(format!("{fitting} of the first {records} records of {RECORD} bytes are in time order and on the sensor"));
-    if !source.len().is_multiple_of(RECORD as u64) {
-        reasons.push(format!("but {} bytes are not whole records", source.len()));
+    if let Some(len) = source.known_len().filter(|len| !len.is_multiple_of(RECORD as u64)) {
+        reasons.push(format!("but {len} bytes are not whole records"));
     }
     let (width, height) = LARGEST;
     let limits = options.geometry.map_or((width, height), |geometry| (geometry.width().min(width), geometry.height().min(height)));

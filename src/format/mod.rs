@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::log;
-use crate::problem::{ProblemCode, Problems};
-use crate::reader::{Noted, Reader};
+use crate::reader::{Reader, Unpacked};
 use crate::recording::{OpenOptions, Stream};
 use crate::schema::Geometry;
 use crate::source::Source;
-use crate::unpack::{Damage, Packing, unpack};
+use crate::unpack::unpack;
 
 pub(crate) mod aedat;
 pub(crate) mod array;
@@ -282,6 +281,11 @@ fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     if !matches!(family, Family::Ros(_)) {
         options.refuse_time_source()?;
     }
+    // Those that are read from their start need no more of packed content than a query does.
+    let source = match family {
+        Family::Prophesee | Family::EventStream | Family::AtisBin | Family::Text | Family::Aedat => source,
+        Family::Hdf5 | Family::Npy | Family::Npz | Family::Ros(_) | Family::Oblog | Family::Arrow | Family::Parquet => source.whole()?,
+    };
     match family {
         Family::Prophesee => prophesee::open(source, &head, options),
         Family::Hdf5 => hdf5::open(source, options),
@@ -309,19 +313,14 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
         return Ok(opened);
     }
     let bag = if path.is_dir() { ros::in_folder(path)? } else { None };
-    let (source, packing) = unpack(Source::open(bag.as_deref().unwrap_or(path))?, options.format)?;
-    let Some(Packing { name, damage }) = packing else { return open(source, options) };
-    let opened = open(source, options);
-    let mut opened = match &damage {
-        Some(Damage { what, .. }) => opened.map_err(|error| error.hint(what.as_str())),
-        None => opened,
-    }?;
-    opened.identity.reasons.insert(0, format!("unpacked from {name}"));
-    if let Some(Damage { content, lost, what }) = damage {
-        let mut notes = Problems::default();
-        notes.add(ProblemCode::Truncated, 1, lost, content, || what);
-        opened.reader = Arc::new(Noted { reader: opened.reader, notes });
-    }
+    let (source, spool) = unpack(Source::open(bag.as_deref().unwrap_or(path))?, options.format)?;
+    let Some(spool) = spool else { return open(source, options) };
+    let mut opened = open(source, options).map_err(|error| match spool.known_damage() {
+        Some(damage) => error.hint(damage.what.as_str()),
+        None => error,
+    })?;
+    opened.identity.reasons.insert(0, format!("unpacked from {}", spool.packing().name()));
+    opened.reader = Arc::new(Unpacked { reader: opened.reader, spool });
     Ok(opened)
 }
 

@@ -24,7 +24,7 @@ use crate::recording::{OpenOptions, Stream, StreamKind};
 use crate::scan::{Planner, Segment, Segmented, Span};
 use crate::schema::{Columns, Geometry, TimeRange, TimeUnit};
 use crate::simd;
-use crate::source::Source;
+use crate::source::{End, Source};
 
 mod layout;
 mod number;
@@ -50,7 +50,7 @@ const BLOCK: usize = 256;
 pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result<Opened> {
     options.refuse_paths()?;
     options.refuse_streams()?;
-    let layout = Layout::detect(head, head.len() as u64 == source.len(), options)?;
+    let layout = Layout::detect(head, source.known_len() == Some(head.len() as u64), options)?;
     let mut reasons = Vec::new();
     let confidence = if options.format.is_some() {
         reasons.push(format!("the caller says {}", Format::Text));
@@ -63,7 +63,7 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
     reasons.extend(layout.reasons.iter().cloned());
     let geometry = options.geometry.or(layout.geometry);
     let metadata = layout.metadata();
-    let lines = Lines::new(layout, geometry, options.time_offset_us.unwrap_or(0), source.len());
+    let lines = Lines::new(layout, geometry, options.time_offset_us.unwrap_or(0), source.end());
     Ok(Opened {
         identity: Identity { format: Format::Text, confidence, reasons },
         geometry,
@@ -104,8 +104,8 @@ struct Lines {
     width: i64,
     height: i64,
     offset_us: i64,
-    /// Bytes of the file.
-    len: u64,
+    /// Where the file ends: known by the time that its last line is read.
+    end: End,
     /// Microseconds of a unit of time, and hundred-millionths of a unit in a microsecond; not for nanoseconds.
     scale: (u64, u64),
 }
@@ -157,14 +157,14 @@ fn line_end(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Lines {
-    fn new(layout: Layout, geometry: Option<Geometry>, offset_us: i64, len: u64) -> Self {
+    fn new(layout: Layout, geometry: Option<Geometry>, offset_us: i64, end: End) -> Self {
         let (width, height) = geometry.map_or((Geometry::MAX, Geometry::MAX), |geometry| (geometry.width(), geometry.height()));
         let scale = match layout.unit {
             TimeUnit::Seconds => (1_000_000, 100),
             TimeUnit::Milliseconds => (1000, 100_000),
             TimeUnit::Microseconds | TimeUnit::Nanoseconds => (1, 100_000_000),
         };
-        Self { layout, width: width.into(), height: height.into(), offset_us, len, scale }
+        Self { layout, width: width.into(), height: height.into(), offset_us, end, scale }
     }
 
     /// What a line, without its end, is: the definition.
@@ -298,7 +298,7 @@ impl Lines {
     /// Tells `note` of every line that is no plain event: what it is, and its place in `bytes`.
     #[inline(always)]
     fn read(&self, place: &mut Place, bytes: &[u8], block: &mut Block, room: usize, note: &mut impl FnMut(Line, usize, &[u8])) -> usize {
-        let ends_file = place.at.saturating_add(bytes.len() as u64) >= self.len;
+        let ends_file = self.end.known().is_some_and(|end| place.at.saturating_add(bytes.len() as u64) >= end);
         let mut at = 0;
         if place.skipping {
             match line_end(bytes) {
@@ -478,7 +478,7 @@ impl Segmented for Lines {
     }
 
     fn unpack(&self, [at, skipping]: [u64; 2]) -> Option<Place> {
-        (at <= self.len && skipping <= 1).then_some(Place { at, skipping: skipping == 1 })
+        (self.end.known().is_none_or(|end| at <= end) && skipping <= 1).then_some(Place { at, skipping: skipping == 1 })
     }
 
     fn events_per_byte(&self) -> u64 {

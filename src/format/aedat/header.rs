@@ -33,13 +33,14 @@ impl Header {
     pub(crate) fn read(source: &Source) -> Result<Self> {
         let mut header = Self { version: None, fields: Vec::new(), end: 0 };
         let mut bytes: Vec<u8> = Vec::new();
-        let (mut at, mut read) = (0_usize, 0_usize);
+        let (mut at, mut read, mut ended) = (0_usize, 0_usize, false);
         let mut preferences = false;
         loop {
             // A line needs to be seen whole, or to be too long for one.
             let rest = bytes.get(at..).unwrap_or_default();
-            if (rest.len() <= LINE && !rest.contains(&b'\n')) && (read as u64) < source.len() {
-                let more = usize::try_from(source.len() - read as u64).unwrap_or(STEP).min(STEP);
+            if (rest.len() <= LINE && !rest.contains(&b'\n')) && !ended {
+                let more;
+                (more, ended) = source.stretch(read as u64, STEP)?;
                 bytes.resize(read + more, 0);
                 source.read_exact_at(bytes.get_mut(read..).unwrap_or_default(), read as u64)?;
                 read += more;

@@ -76,8 +76,8 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
     };
     let identity = Identity { format, confidence, reasons: vec![reason] };
     match format {
-        Format::Aedat4 => open_4(source, head, options, identity),
-        Format::Aedat3 => open_3(source, options, identity),
+        Format::Aedat4 => open_4(source.whole()?, head, options, identity),
+        Format::Aedat3 => open_3(source.whole()?, options, identity),
         _ => open_records(source, head, options, identity),
     }
 }
@@ -139,7 +139,7 @@ fn layout(
     }
     // Without a name the addresses tell DVS128 and DAVIS apart.
     let start = usize::try_from(header.end).unwrap_or(usize::MAX);
-    let mut sample = vec![0; usize::try_from(source.len().saturating_sub(header.end)).unwrap_or(usize::MAX).min(1 << 16)];
+    let mut sample = vec![0; source.stretch(header.end, 1 << 16)?.0];
     if let Some(bytes) = head.get(start..start.saturating_add(sample.len())) {
         sample.copy_from_slice(bytes);
     } else {

@@ -639,8 +639,7 @@ impl Walk {
     fn next(&mut self, mut each: impl FnMut(i64, Word)) -> Result<bool> {
         let size = self.records.size();
         let source = (*self.reader).as_ref();
-        let left = usize::try_from(source.len().saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let len = left.min(WINDOW) / size * size;
+        let len = source.stretch(self.at, WINDOW)?.0 / size * size;
         if len == 0 {
             return Ok(false);
         }

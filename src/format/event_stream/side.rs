@@ -237,8 +237,8 @@ impl Walk {
     /// Takes the records of the next bytes; false at the end of the file.
     fn fill(&mut self, rows: &mut Rows) -> Result<bool> {
         let source = (*self.source).as_ref();
-        let left = usize::try_from(source.len().saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; left.min(self.window)];
+        let (len, last) = source.stretch(self.at, self.window)?;
+        let mut bytes = vec![0; len];
         source.read_exact_at(&mut bytes, self.at)?;
         let (mut at, start) = (0, self.at);
         while !rows.is_full()
@@ -280,7 +280,7 @@ impl Walk {
         }
         self.at += at as u64;
         self.window = WINDOW;
-        if at == 0 && bytes.len() < left {
+        if at == 0 && !last {
             // A message longer than what was read.
             self.window = (2 * bytes.len()).max(WINDOW);
         } else if at == 0 {

@@ -14,7 +14,7 @@ fn layout(head: &[u8], options: &OpenOptions) -> Result<Layout> {
 fn lines(file: &[u8], options: &OpenOptions) -> Lines {
     let layout = layout(file, options).unwrap();
     let geometry = options.geometry.or(layout.geometry);
-    Lines::new(layout, geometry, options.time_offset_us.unwrap_or(0), file.len() as u64)
+    Lines::new(layout, geometry, options.time_offset_us.unwrap_or(0), End::At(file.len() as u64))
 }
 
 /// Line by line, by the definition.
