@@ -286,6 +286,62 @@ def test_arrow_that_is_cut_gives_whole_batches(compression, tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_arrow_of_polars_that_is_cut_gives_whole_batches(compression, tmp_path):
+    # Its schema has no length before it.
+    frame = events(50_000)
+    path = tmp_path / "a.arrow"
+    frame.write_ipc(path, compression=compression, record_batch_size=10_000)
+    data = path.read_bytes()
+    heights = set()
+    for cut in (*range(0, 1200, 7), *range(1200, len(data), 4999), len(data) - 1):
+        path.write_bytes(data[:cut])
+        try:
+            opened = evlib.open(path)
+        except exceptions.FormatError:
+            assert cut < 1200
+            continue
+        found = opened.read()
+        assert_frame_equal(found, frame.head(found.height))
+        heights.add(found.height)
+        assert problem_counts(opened) == {"TRUNCATED": 1}
+    assert heights == {0, 10_000, 20_000, 30_000, 40_000, 50_000}
+
+
+def as_big_endian(data: bytearray, buffer: int, entry: int) -> None:
+    """Make a schema of Arrow IPC say that values are big-endian: the table that the root of a flatbuffer has there."""
+
+    def number(place: int, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(data[place : place + size], "little", signed=signed)
+
+    def entries(table: int) -> int:
+        return table - number(table, 4, signed=True) + 4
+
+    root = buffer + number(buffer, 4)
+    place = root + number(entries(root) + 2 * entry, 2)
+    schema = place + number(place, 4)
+    # The byte order is the first entry, 0 where it is absent; any 1 will do, as the length of the name `x` is.
+    one = data.index(b"\1\0\0\0x\0", schema)
+    data[entries(schema) : entries(schema) + 2] = (one - schema).to_bytes(2, "little")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_arrow_of_big_endian_values_is_refused(whole, tmp_path):
+    path = tmp_path / "a.arrow"
+    with pa.ipc.new_file(path, events(100).to_arrow().schema) as file:
+        file.write_table(events(100).to_arrow())
+    data = bytearray(path.read_bytes())
+    if whole:
+        as_big_endian(data, len(data) - 10 - int.from_bytes(data[-10:-6], "little"), 1)
+    else:
+        as_big_endian(data, 16, 2)
+        del data[-10:]
+    path.write_bytes(data)
+    with pytest.raises(exceptions.UnsupportedError, match="little-endian values, found big-endian values") as caught:
+        evlib.open(path)
+    assert Path(caught.value.path) == path
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
 def test_damage_is_an_error_or_a_problem(compression, path):
     frame = events(3000)
     if path.suffix == ".parquet":
