@@ -25,16 +25,6 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def path(shared, name):
-    return shared / "recordings" / name
-
-
-@pytest.fixture(scope="module")
-def entry(manifest, name):
-    return manifest[name]
-
-
 def test_streams_of_a_recording(path, name):
     recording = evlib.open(path, on_problem="raise")
     imu, frames, triggers = SIDES[name]
