@@ -63,41 +63,12 @@ def messages(words: Words, *, ros1: bool) -> Iterator[tuple[int, bytes]]:
     for number, start in enumerate(range(0, len(words.data), MESSAGE)):
         part = words.data[start : start + MESSAGE]
         stamp = 1_700_000_000_000_000_000 + number * words.step_ns
-        seconds, nanoseconds = divmod(stamp, 10**9)
+        time, frame, size = divmod(stamp, 10**9), b"camera", (height, width, number, 0)
         if ros1:
-            head = struct.pack(
-                "<IIII6sIIQQI4sBI",
-                number,
-                seconds,
-                nanoseconds,
-                6,
-                b"camera",
-                height,
-                width,
-                number,
-                0,
-                4,
-                b"evt3",
-                0,
-                len(part),
-            )
+            head = struct.pack("<IIII6sIIQQI4sBI", number, *time, 6, frame, *size, 4, b"evt3", 0, len(part))
         else:
-            head = struct.pack(
-                "<4xiII7sxIIxxxxQQI5sBxxI",
-                seconds,
-                nanoseconds,
-                7,
-                b"camera",
-                height,
-                width,
-                number,
-                0,
-                5,
-                b"evt3",
-                0,
-                len(part),
-            )
-            head = b"\0\1\0\0" + head[4:]
+            body = struct.pack("<4xiII7sxIIxxxxQQI5sBxxI", *time, 7, frame, *size, 5, b"evt3", 0, len(part))
+            head = b"\0\1\0\0" + body[4:]
         yield stamp, head + part
 
 

@@ -10,8 +10,8 @@ use crate::columns::{EventColumns, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::index;
 use crate::problem::{ProblemCode, Problems};
-use crate::scan::{self, Scan, Segmented};
-use crate::schema::TimeRange;
+use crate::scan::{self, BATCH_ROWS, Scan, Segmented};
+use crate::schema::{Columns, TimeRange};
 use crate::selection::Selection;
 use crate::side::SideStream;
 use crate::source::Source;
@@ -54,6 +54,41 @@ pub(crate) fn no_side_stream(name: &str, names: &[&str]) -> Error {
 /// A stream of batches of one recording.
 pub(crate) trait BatchStream: Send {
     fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
+}
+
+/// How far a stream of batches has come. It holds no reference to what it reads, `R`, so that both can live in one
+/// object.
+pub(crate) trait Progress<R>: Send + Sized {
+    /// The next batch of about `rows` rows, never an empty one.
+    fn next(&mut self, reader: &R, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>>;
+
+    /// All that is left, as one set of these columns.
+    fn rest(mut self, reader: &R, columns: Columns, pool: &ThreadPool) -> Result<EventColumns> {
+        let mut parts = Vec::new();
+        while let Some(part) = self.next(reader, BATCH_ROWS, pool)? {
+            parts.push(part);
+        }
+        Ok(EventColumns::concat(parts, columns))
+    }
+}
+
+/// A stream of batches that keeps its reader.
+pub(crate) struct Reading<R, P> {
+    pub(crate) reader: Arc<R>,
+    pub(crate) progress: P,
+}
+
+impl<R: Send + Sync, P: Progress<R>> BatchStream for Reading<R, P> {
+    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        self.progress.next(&self.reader, rows, pool)
+    }
+}
+
+/// The first rows of `events`, `left` at the most, which it counts down.
+pub(crate) fn first_of(events: EventColumns, left: &mut u64) -> EventColumns {
+    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(events.len());
+    *left -= take as u64;
+    if take < events.len() { events.slice(0, take) } else { events }
 }
 
 pub(crate) struct SegmentReader<F: Segmented> {
@@ -103,8 +138,8 @@ impl<F: Segmented> Reader for SegmentReader<F> {
 
     fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
         self.load_index();
-        let batches = self.scan.batches(selection);
-        Box::new(SegmentBatches { reader: self, batches })
+        let progress = self.scan.batches(selection);
+        Box::new(Reading { reader: self, progress })
     }
 
     fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
@@ -159,14 +194,9 @@ impl<F: Segmented> Reader for SegmentReader<F> {
     }
 }
 
-struct SegmentBatches<F: Segmented> {
-    reader: Arc<SegmentReader<F>>,
-    batches: scan::Batches<F>,
-}
-
-impl<F: Segmented> BatchStream for SegmentBatches<F> {
-    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        self.batches.next(&self.reader.scan, rows, pool)
+impl<F: Segmented> Progress<SegmentReader<F>> for scan::Batches<F> {
+    fn next(&mut self, reader: &SegmentReader<F>, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        Progress::<Scan<F>>::next(self, &reader.scan, rows, pool)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::index;
 use crate::problem::Problems;
-use crate::reader::{SegmentReader, no_side_stream};
+use crate::reader::{Progress, SegmentReader, first_of, no_side_stream};
 use crate::relay;
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
@@ -529,8 +529,7 @@ impl<F: Segmented> Scan<F> {
     /// Everything that `selection` wants, as one set of columns.
     pub(crate) fn read(&self, selection: &Selection, pool: &rayon::ThreadPool) -> Result<EventColumns> {
         if selection.limit.is_some() {
-            let parts = self.batches(selection).collect_parts(self, pool)?;
-            return Ok(EventColumns::concat(parts, selection.columns));
+            return self.batches(selection).rest(self, selection.columns, pool);
         }
         if !selection.filters_rows() {
             if self.index.get().is_none()
@@ -603,7 +602,6 @@ impl<F: Segmented> Scan<F> {
             windows: Windows::new(&self.format, if Batches::<F>::filters(selection) { Depth::Times } else { Depth::Counts }),
             window: FIRST_WINDOW,
             segments: VecDeque::new(),
-            ready: VecDeque::new(),
             done: false,
         }
     }
@@ -754,7 +752,7 @@ impl<S> Drop for Windows<S> {
     }
 }
 
-/// A stream of batches; it holds no reference to its [`Scan`], so that both can live in one object.
+/// How far a stream of batches has come.
 pub(crate) struct Batches<F: Segmented> {
     selection: Selection,
     /// Rows still wanted.
@@ -763,7 +761,6 @@ pub(crate) struct Batches<F: Segmented> {
     /// Bytes of the next window.
     window: usize,
     segments: VecDeque<Segment<F::State>>,
-    ready: VecDeque<EventColumns>,
     done: bool,
 }
 
@@ -771,38 +768,6 @@ impl<F: Segmented> Batches<F> {
     /// Whether the number of rows of a segment is not known before it is decoded.
     fn filters(selection: &Selection) -> bool {
         F::COUNTS_DEARLY || selection.filters_rows()
-    }
-
-    /// The next batch of up to about `rows` rows, never an empty one.
-    pub(crate) fn next(&mut self, scan: &Scan<F>, rows: usize, pool: &rayon::ThreadPool) -> Result<Option<EventColumns>> {
-        loop {
-            if self.left == 0 {
-                return Ok(None);
-            }
-            if let Some(batch) = self.ready.pop_front() {
-                let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(batch.len());
-                self.left -= take as u64;
-                return Ok(Some(if take < batch.len() { batch.slice(0, take) } else { batch }));
-            }
-            if self.segments.is_empty() {
-                if self.done || !self.more(scan, pool)? {
-                    return Ok(None);
-                }
-                continue;
-            }
-            let group = self.group(rows);
-            let decoded = pool.install(|| {
-                if Self::filters(&self.selection) {
-                    let parts = scan.decode_some(&group, &self.selection)?;
-                    Ok::<_, Error>(EventColumns::concat(parts, self.selection.columns))
-                } else {
-                    scan.decode_all(&group, self.selection.columns)
-                }
-            })?;
-            if !decoded.is_empty() {
-                self.ready.push_back(decoded);
-            }
-        }
     }
 
     /// Segments to decode together: at least one, and no more than make `rows` rows.
@@ -848,12 +813,30 @@ impl<F: Segmented> Batches<F> {
         self.segments.extend(segments.into_iter().filter(|segment| range.intersects(segment.first_us, segment.last_us)));
         Ok(true)
     }
+}
 
-    fn collect_parts(mut self, scan: &Scan<F>, pool: &rayon::ThreadPool) -> Result<Vec<EventColumns>> {
-        let mut parts = Vec::new();
-        while let Some(batch) = self.next(scan, BATCH_ROWS, pool)? {
-            parts.push(batch);
+impl<F: Segmented> Progress<Scan<F>> for Batches<F> {
+    fn next(&mut self, scan: &Scan<F>, rows: usize, pool: &rayon::ThreadPool) -> Result<Option<EventColumns>> {
+        while self.left > 0 {
+            if self.segments.is_empty() {
+                if self.done || !self.more(scan, pool)? {
+                    break;
+                }
+                continue;
+            }
+            let group = self.group(rows);
+            let decoded = pool.install(|| {
+                if Self::filters(&self.selection) {
+                    let parts = scan.decode_some(&group, &self.selection)?;
+                    Ok::<_, Error>(EventColumns::concat(parts, self.selection.columns))
+                } else {
+                    scan.decode_all(&group, self.selection.columns)
+                }
+            })?;
+            if !decoded.is_empty() {
+                return Ok(Some(first_of(decoded, &mut self.left)));
+            }
         }
-        Ok(parts)
+        Ok(None)
     }
 }

@@ -16,8 +16,7 @@ use rayon::prelude::*;
 use crate::columns::{ColumnsBuilder, EventColumns, Kept, Slots, Stored, TriggerColumns};
 use crate::error::{Error, Result};
 use crate::problem::Problems;
-use crate::reader::{BatchStream, Reader};
-use crate::scan::BATCH_ROWS;
+use crate::reader::{BatchStream, Progress, Reader, Reading, first_of};
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
 
@@ -274,19 +273,11 @@ impl<T: Table> Reader for TableReader<T> {
             return pool.install(|| self.part(0..self.table.rows(), selection.columns, &mut Problems::default()));
         }
         // All of it on one thread of the pool: small windows would spend their time on waking threads.
-        pool.install(|| {
-            let mut batches = TableBatches::new(selection);
-            let mut parts = Vec::new();
-            while let Some(part) = batches.next(self, BATCH_ROWS, pool)? {
-                parts.push(part);
-            }
-            Ok(EventColumns::concat(parts, selection.columns))
-        })
+        pool.install(|| TableBatches::new(selection).rest(self, selection.columns, pool))
     }
 
     fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
-        let batches = TableBatches::new(selection);
-        Box::new(Shared { reader: self, batches })
+        Box::new(Reading { reader: self, progress: TableBatches::new(selection) })
     }
 
     fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
@@ -319,7 +310,7 @@ impl<T: Table> Reader for TableReader<T> {
     }
 }
 
-/// A stream of batches of a table.
+/// How far a stream of batches of a table has come.
 struct TableBatches {
     selection: Selection,
     filter: Filter,
@@ -333,9 +324,10 @@ impl TableBatches {
     fn new(selection: &Selection) -> Self {
         Self { selection: selection.clone(), filter: Filter::new(selection), left: selection.limit.unwrap_or(u64::MAX), rest: None }
     }
+}
 
-    /// The next batch of about `rows` rows, never an empty one.
-    fn next<T: Table>(&mut self, reader: &TableReader<T>, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+impl<T: Table> Progress<TableReader<T>> for TableBatches {
+    fn next(&mut self, reader: &TableReader<T>, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
         while self.left > 0 {
             if self.rest.is_none() {
                 self.rest = Some(pool.install(|| reader.in_time(self.selection.time_range))?.into());
@@ -358,23 +350,9 @@ impl TableBatches {
                 if filters { reader.filtered(part, &self.filter, columns) } else { reader.part(part, columns, &mut Problems::default()) }
             })?;
             if !events.is_empty() {
-                let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(events.len());
-                self.left -= take as u64;
-                return Ok(Some(events.slice(0, take)));
+                return Ok(Some(first_of(events, &mut self.left)));
             }
         }
         Ok(None)
-    }
-}
-
-/// A stream that keeps its reader.
-struct Shared<T: Table> {
-    reader: Arc<TableReader<T>>,
-    batches: TableBatches,
-}
-
-impl<T: Table> BatchStream for Shared<T> {
-    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        self.batches.next(&self.reader, rows, pool)
     }
 }

@@ -48,6 +48,18 @@ def manifest(shared: Path) -> dict[str, dict]:
     return json.loads((shared / "recordings" / "manifest.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def path(shared: Path, name: str) -> Path:
+    """The recording that the module's fixture `name` names."""
+    return shared / "recordings" / name
+
+
+@pytest.fixture(scope="module")
+def entry(manifest: dict[str, dict], name: str) -> dict:
+    """What the manifest says of the recording `name`."""
+    return manifest[name]
+
+
 @pytest.fixture
 def save(tmp_path: Path):
     """Write bytes to a new file and return its path."""

@@ -25,16 +25,6 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def path(shared, name):
-    return shared / "recordings" / name
-
-
-@pytest.fixture(scope="module")
-def entry(manifest, name):
-    return manifest[name]
-
-
 def test_streams_of_a_recording(path, name):
     recording = evlib.open(path, on_problem="raise")
     imu, frames, triggers = SIDES[name]
@@ -258,6 +248,29 @@ def test_a_table_that_is_not_there(written, save, place):
     recording = evlib.open(save(lying, ".aedat4"), on_problem="raise")
     assert rows(recording.read()) == expected
     assert problem_counts(recording) == {"INDEX_MISMATCH": 1}
+
+
+def test_a_packet_with_fewer_events_than_it_claims_gives_those(tmp_path):
+    path = tmp_path / "a.aedat4"
+    columns = {"x": [1, 2, 3], "y": [4, 5, 6], "timestamp": [7, 8, 9], "polarity": [1, -1, 1]}
+    evlib.write_events(columns, path, geometry=(640, 480), compression="none")
+    expected = rows_of(path)
+    # The number of events stands before the first one.
+    first = struct.pack("<IqHHB", 3, 7, 1, 4, 1)
+    data = path.read_bytes()
+    assert data.count(first) == 1
+    path.write_bytes(data.replace(first, struct.pack("<I", 9) + first[4:]))
+    for _ in range(2):
+        recording = evlib.open(path)
+        assert rows(recording.read()) == expected
+        assert problem_counts(recording)["DAMAGED_PACKET"] == 1
+
+
+@pytest.mark.parametrize("head", [b"#", b"#!AER-", b"#!AER-DAT2.0", b"#!AER-DAT2.0\r", b"#!AER-DAT3.1\r\n#Format: R"])
+def test_a_header_that_is_cut_is_no_data(head, save):
+    with pytest.raises(evlib.FormatError, match="the header ends inside a line") as caught:
+        evlib.open(save(head, ".aedat"))
+    assert caught.value.offset == len(head)
 
 
 def test_cut_anywhere_in_other_versions(save):

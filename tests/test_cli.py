@@ -497,7 +497,10 @@ def test_convert_says_what_is_lost_and_missing(lossy, events, tmp_path):
     assert result.returncode == 3
     assert "TRUNCATED 1" in result.stderr
     assert evlib.read_events(tmp_path / "a.h5").height == events.height
-    assert_one_line_of_error(evlib_cli("convert", tmp_path / "a.h5", tmp_path / "a.unknown"), code=2)
+    unknown = evlib_cli("convert", tmp_path / "a.h5", tmp_path / "a.unknown")
+    assert_one_line_of_error(unknown, code=2)
+    assert "pass --to evt2|" in unknown.stderr
+    assert not (tmp_path / "a.unknown").exists()
 
 
 def test_info_shows_how_columns_are_stored(clean, events, tmp_path):

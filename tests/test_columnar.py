@@ -260,18 +260,23 @@ def test_tables_that_are_no_events(bad, path):
     assert isinstance(caught.value, exceptions.UnsupportedError) == (bad != "no polarity")
 
 
+@pytest.mark.parametrize("writer", ["pyarrow", "polars"])
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
-def test_arrow_that_is_cut_gives_whole_batches(compression, tmp_path):
+def test_arrow_that_is_cut_gives_whole_batches(compression, writer, tmp_path):
     frame = events(50_000)
     whole = tmp_path / "whole.arrow"
-    if compression == "uncompressed":
+    if writer == "polars":
+        # Its schema has no length before it.
+        frame.write_ipc(whole, compression=compression, record_batch_size=10_000)
+    elif compression == "uncompressed":
         with pa.ipc.new_file(whole, frame.to_arrow().schema) as file:
             file.write_table(frame.to_arrow(), max_chunksize=10_000)
     else:
         pyarrow.feather.write_feather(frame.to_arrow(), whole, compression=compression, chunksize=10_000)
     data = whole.read_bytes()
     path = tmp_path / "cut.arrow"
-    for cut in (*range(0, 1200, 7), *range(1200, len(data), 4999)):
+    heights = set()
+    for cut in (*range(0, 1200, 7), *range(1200, len(data), 4999), len(data) - 1):
         path.write_bytes(data[:cut])
         try:
             opened = evlib.open(path)
@@ -279,10 +284,44 @@ def test_arrow_that_is_cut_gives_whole_batches(compression, tmp_path):
             assert cut < 1200
             continue
         found = opened.read()
-        assert found.height % 10_000 == 0
         assert_frame_equal(found, frame.head(found.height))
-        if found.height < frame.height:
-            assert problem_counts(opened) == {"TRUNCATED": 1}
+        assert problem_counts(opened) == {"TRUNCATED": 1}
+        heights.add(found.height)
+    assert heights == set(range(0, 50_001, 10_000))
+
+
+def as_big_endian(data: bytearray, buffer: int, entry: int) -> None:
+    """Make a schema of Arrow IPC say that values are big-endian: the table that the root of a flatbuffer has there."""
+
+    def number(place: int, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(data[place : place + size], "little", signed=signed)
+
+    def entries(table: int) -> int:
+        return table - number(table, 4, signed=True) + 4
+
+    root = buffer + number(buffer, 4)
+    place = root + number(entries(root) + 2 * entry, 2)
+    schema = place + number(place, 4)
+    # The byte order is the first entry, 0 where it is absent; any 1 will do, as the length of the name `x` is.
+    one = data.index(b"\1\0\0\0x\0", schema)
+    data[entries(schema) : entries(schema) + 2] = (one - schema).to_bytes(2, "little")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_arrow_of_big_endian_values_is_refused(whole, tmp_path):
+    path = tmp_path / "a.arrow"
+    with pa.ipc.new_file(path, events(100).to_arrow().schema) as file:
+        file.write_table(events(100).to_arrow())
+    data = bytearray(path.read_bytes())
+    if whole:
+        as_big_endian(data, len(data) - 10 - int.from_bytes(data[-10:-6], "little"), 1)
+    else:
+        as_big_endian(data, 16, 2)
+        del data[-10:]
+    path.write_bytes(data)
+    with pytest.raises(exceptions.UnsupportedError, match="little-endian values, found big-endian values") as caught:
+        evlib.open(path)
+    assert Path(caught.value.path) == path
 
 
 @pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])

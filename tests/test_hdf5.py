@@ -590,6 +590,16 @@ def test_cut_files(tmp_path):
         assert all(0 <= offset <= length for offset in opened.problems["first_offset"])
 
 
+def test_a_file_that_lost_its_events_says_so(tmp_path):
+    path = tmp_path / "a.h5"
+    evlib.write_events(frame(make(600)), path, geometry=(640, 480))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(exceptions.TruncatedError, match=f"cut off.*expected {len(data)} bytes") as caught:
+        evlib.open(path)
+    assert caught.value.offset == len(data) // 2
+
+
 def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     events = make()
     path = write(tmp_path / "a.h5", events, chunks=(100,))

@@ -330,7 +330,11 @@ def test_arguments(tmp_path):
         ("a.h5", {"triggers": {"id": [0], "polarity": [1], "timestamp": [5]}}, "prophesee"),
         ("a.dat", {"triggers": {"id": [0], "polarity": [1], "timestamp": [5]}}, "prophesee"),
         ("a.hdf5", {"triggers": {"id": [0], "timestamp": [5]}}, "triggers need the columns id, polarity and timestamp"),
-        ("a.hdf5", {"triggers": {"id": [300], "polarity": [1], "timestamp": [5]}}, "triggers out of the range"),
+        (
+            "a.hdf5",
+            {"triggers": {"id": [300], "polarity": [1], "timestamp": [5]}},
+            "triggers cannot have row 0: expected `id` as UInt8, found 300",
+        ),
         (
             "a.hdf5",
             {"triggers": {"id": [0, 0], "polarity": [1, 1], "timestamp": [5, 4]}},

@@ -42,7 +42,7 @@ def matrix(tmp_path_factory) -> interop.Matrix:
 @pytest.mark.parametrize(("direction", "name", "key"), CELLS)
 def test_cell(direction, name, key, matrix):
     cell = matrix.cell(direction, KINDS[key], PEERS[name])
-    assert cell == {"state": "same", "text": "", "known": None}
+    assert cell == {"state": "same", "text": "", "expected": True, "known": None}
 
 
 @pytest.mark.parametrize("key", ["evt3-pauses", "evt21-legacy", "evt3-triggers", "aedat4-none"])
@@ -58,7 +58,7 @@ def test_differences_are_seen(matrix):
         cell = interop.compared(truth, found)
         assert cell["state"] == "differs"
         assert cell["text"].endswith(f"{name} differs in 1 rows (0.0%) by +0 to +1, first in row 7")
-        assert interop.unexpected({**cell, "known": None})
+        assert not interop.judged(cell, None)["expected"]
     short = interop.compared(truth, {name: values[:-1] for name, values in truth.items()})
     assert short["state"] == "differs"
     without = {name: values for name, values in truth.items() if not name.startswith("trigger")}
@@ -69,6 +69,24 @@ def test_a_reader_that_fails_is_a_cell(matrix):
     cell = matrix.by_peer(KINDS["prophesee-hdf5"], PEERS["h5py"])
     assert cell["state"] == "fails"
     assert "OSError" in cell["text"]
+
+
+def test_a_known_difference_excuses_no_other():
+    known = interop.Known("differs", ("t differs", "x differs"), "It is so.")
+    reason = {"expected": True, "known": "It is so."}
+    cell = {"state": "differs", "text": "t differs in 7 rows; x differs in 9 rows"}
+    assert interop.judged(cell, known) == {**cell, **reason}
+    for other in (
+        {"state": "differs", "text": "t differs in 7 rows"},
+        {"state": "differs", "text": "t differs in 7 rows; y differs in 9 rows"},
+        {"state": "differs", "text": "5 events of 7; t differs in 7 rows; x differs in 9 rows"},
+        {"state": "fails", "text": "t differs in 7 rows; x differs in 9 rows"},
+        {"state": "same", "text": ""},
+    ):
+        assert interop.judged(other, known) == {**other, "expected": False, "known": None}
+    fails = interop.Known("fails", ("OSError: no plugin",), "It has none.")
+    assert interop.judged({"state": "fails", "text": "OSError: no plugin; none at all"}, fails)["expected"]
+    assert not interop.judged({"state": "fails", "text": "exit status -11"}, fails)["expected"]
 
 
 def test_known_differences_are_cells():

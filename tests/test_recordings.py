@@ -28,16 +28,6 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def path(shared, name):
-    return shared / "recordings" / name
-
-
-@pytest.fixture(scope="module")
-def entry(manifest, name):
-    return manifest[name]
-
-
-@pytest.fixture(scope="module")
 def expected(path):
     with np.load(f"{path}.expected.npz") as arrays:
         return {name: arrays[name] for name in COLUMNS}

@@ -72,7 +72,10 @@ def one_frame(data: Any) -> pl.DataFrame:  # noqa: ANN401
     return frames[0] if len(frames) == 1 else pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).rechunk()
 
 
-def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events") -> pl.DataFrame:
+def _conform(
+    frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what: str = "events", *, before: int = 0
+) -> pl.DataFrame:
+    """Rows as the writer takes them; there have been `before` others."""
     if frame.columns == list(schema) and frame.dtypes == list(schema.values()):
         # As from this library: small batches would take longer to convert into what they are than to write.
         _refuse_nulls(frame, what)
@@ -92,18 +95,33 @@ def _conform(frame: pl.DataFrame, schema: dict[str, pl.DataType] = SCHEMA, what:
     _refuse_nulls(frame, what)
     if isinstance(time, pl.Duration) and time.time_unit == "ns":
         nanoseconds = pl.col("timestamp").dt.total_nanoseconds()
-        if not frame.select((nanoseconds % 1000 == 0).all()).item():
-            raise ArgumentError("`timestamp` has times that are not whole microseconds: round them first")
+        if (row := _first(frame, nanoseconds % 1000 != 0)) is not None:
+            raise ArgumentError(
+                f"`timestamp` has times that are not whole microseconds, first in row {before + row}: round them first"
+            )
     try:
         if time.is_integer():
             frame = frame.with_columns(pl.col("timestamp").cast(pl.Int64))
         frame = frame.cast(schema)  # type: ignore[arg-type]
     except pl.exceptions.InvalidOperationError as error:
-        pixels = "UInt8 inputs" if "id" in schema else "Int16 pixels"
-        raise ArgumentError(
-            f"{what} out of the range of {pixels}, Int64 microseconds, Int8 polarity: {error}"
-        ) from error
+        raise ArgumentError(_out_of_range(frame, schema, what, before) or f"{what}: {error}") from error
     return frame.rechunk()
+
+
+def _out_of_range(frame: pl.DataFrame, schema: dict[str, pl.DataType], what: str, before: int) -> str | None:
+    """Say which is the first row that its columns cannot hold."""
+    casts = {name: pl.col(name).cast(dtype, strict=False).is_null() for name, dtype in schema.items()}
+    row = _first(frame, pl.any_horizontal(*casts.values()))
+    if row is None:
+        return None
+    (wrong, *_) = (name for name, cast in casts.items() if frame[row].select(cast).item())
+    return f"{what} cannot have row {before + row}: expected `{wrong}` as {schema[wrong]}, found {frame[wrong][row]}"
+
+
+def _first(frame: pl.DataFrame, wrong: pl.Expr) -> int | None:
+    """Give the first row for which this holds."""
+    row: int | None = frame.select(wrong.arg_true().first()).item()
+    return row
 
 
 def format_of(path: str) -> str | None:
@@ -239,8 +257,10 @@ def write_events(
         if triggers is not None:
             for frame in _frames(triggers, TRIGGER_SCHEMA, "triggers"):
                 writer.write_triggers(_conform(frame, TRIGGER_SCHEMA, "triggers"))
+        rows = 0
         for frame in _frames(data):
-            writer.write(_conform(frame))
+            writer.write(_conform(frame, before=rows))
+            rows += frame.height
         return writer.finish()
     finally:
         writer.abort()

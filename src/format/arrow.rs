@@ -2,7 +2,8 @@
 //!
 //! A file is the magic `ARROW1`, a message with the schema, a message for each batch of rows, and a footer that has the
 //! schema too and says where the batches are. A file that was cut has no footer; but the messages follow each other, so
-//! it gives the batches before the cut. A stream is the messages alone.
+//! it gives the batches before the cut. A stream is the messages alone. Polars writes the schema without the length that
+//! stands before every message.
 //!
 //! Columns are `x` and `y` (Int16), `timestamp` (Duration in microseconds) and `polarity` (Int8), in any order, and
 //! others that are not looked at. Buffers are plain, LZ4 frames or Zstandard frames. Keys of the schema: `evlib.version`
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use arrow_array::types::{DurationMicrosecondType, Int8Type, Int16Type};
 use arrow_array::{ArrayRef, PrimitiveArray, RecordBatch};
 use arrow_ipc::writer::FileWriter;
-use arrow_ipc::{CompressionType, MessageHeader};
+use arrow_ipc::{CompressionType, Endianness, MessageHeader};
 use arrow_schema::{ArrowError, DataType, Schema};
 use rayon::prelude::*;
 
@@ -42,6 +43,8 @@ const LONGEST_LEAD: u64 = 512;
 const CONTINUATION: u32 = u32::MAX;
 /// Most bytes of a message without its buffers.
 const LARGEST_MESSAGE: usize = 16 << 20;
+/// Most bytes of a schema whose length is not told.
+const LONGEST_SCHEMA: u64 = 1 << 20;
 /// Most bytes of a footer: a few dozen a batch.
 const LARGEST_FOOTER: usize = 64 << 20;
 /// Most times that a buffer may grow when it is decompressed.
@@ -198,9 +201,55 @@ fn footer(source: &Source) -> Result<Option<(Schema, Vec<u64>)>> {
     let mut bytes = vec![0; len];
     source.read_exact_at(&mut bytes, start)?;
     let Ok(footer) = arrow_ipc::root_as_footer(&bytes) else { return Ok(None) };
-    let schema = footer.schema().and_then(|schema| arrow_ipc::convert::try_fb_to_schema(schema).ok());
-    let Some((schema, blocks)) = schema.zip(footer.recordBatches()) else { return Ok(None) };
+    let Some((fields, blocks)) = footer.schema().zip(footer.recordBatches()) else { return Ok(None) };
+    let Some(schema) = parse_schema(fields)? else { return Ok(None) };
     Ok(Some((schema, blocks.iter().map(|block| block.offset().cast_unsigned()).collect())))
+}
+
+/// A schema as Arrow has it; `None` if it is damaged.
+fn parse_schema(fields: arrow_ipc::Schema<'_>) -> Result<Option<Schema>> {
+    if fields.endianness() != Endianness::Little {
+        return Err(Error::new(ErrorKind::Unsupported, "an Arrow file with another byte order")
+            .expecting("little-endian values")
+            .but_found("big-endian values")
+            .hint("a big-endian machine wrote it, and can write it again as Parquet, whose values are little-endian"));
+    }
+    Ok(arrow_ipc::convert::try_fb_to_schema(fields).ok())
+}
+
+/// The schema that the message `bytes` has, and the length of its body; `None` if there is none.
+fn schema_message(bytes: &[u8]) -> Result<Option<(Schema, u64)>> {
+    let Ok(parsed) = arrow_ipc::root_as_message(bytes) else { return Ok(None) };
+    let Some(fields) = parsed.header_as_schema() else { return Ok(None) };
+    Ok(parse_schema(fields)?.map(|schema| (schema, parsed.bodyLength().max(0).cast_unsigned())))
+}
+
+/// The schema at `start`, and where the messages after it begin.
+fn leading_schema(source: &Source, start: u64, is_file: bool) -> Result<(Schema, u64)> {
+    let first = message(source, start);
+    if let Ok(Some(first)) = &first
+        && let Some((schema, body)) = schema_message(&first.bytes)?
+    {
+        return Ok((schema, first.body.saturating_add(body)));
+    }
+    if is_file {
+        // As Polars writes it; how long it is only the mark of the next message tells.
+        let mut bytes = vec![0; source.len().saturating_sub(start).min(LONGEST_SCHEMA) as usize];
+        source.read_exact_at(&mut bytes, start)?;
+        if let Some((schema, _)) = schema_message(&bytes)? {
+            let marks = bytes.chunks(8).enumerate().filter(|(_, chunk)| chunk.starts_with(&CONTINUATION.to_le_bytes()));
+            let mut places = marks.map(|(index, _)| start + 8 * index as u64);
+            let next = places.find(|at| {
+                let found = message(source, *at);
+                matches!(found, Ok(Some(found)) if arrow_ipc::root_as_message(&found.bytes).is_ok())
+            });
+            return Ok((schema, next.unwrap_or(source.len())));
+        }
+    }
+    match first? {
+        Some(_) => Err(damaged("damaged schema", start)),
+        None => Err(damaged("no schema", start)),
+    }
 }
 
 impl Directory {
@@ -226,12 +275,8 @@ impl Directory {
             return directory.bounded(source);
         }
         let start = if is_file { first_message(source)? } else { 0 };
-        let Some(first) = message(source, start)? else { return Err(damaged("no schema", start)) };
-        let parsed = arrow_ipc::root_as_message(&first.bytes).map_err(|_| damaged("damaged schema", start))?;
-        let fields = parsed.header_as_schema().ok_or_else(|| damaged("no schema", start))?;
-        let schema = arrow_ipc::convert::try_fb_to_schema(fields).map_err(|_| damaged("damaged schema", start))?;
+        let (schema, mut offset) = leading_schema(source, start, is_file)?;
         let layout = layout(&schema)?;
-        let mut offset = first.body.saturating_add(parsed.bodyLength().max(0).cast_unsigned());
         let mut directory = Self { schema, batches: Vec::new(), problems: Problems::default() };
         loop {
             match directory.next(source, offset, layout, false) {

@@ -268,7 +268,9 @@ impl Family {
             head if text::fits(head) || options.text_columns.is_some() && text::is_text(head) => Self::Text,
             head if atis_bin::fits(head, source) => Self::AtisBin,
             // Columns without headers have nothing but their names.
-            _ if source.path().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) => Self::Npy,
+            _ if !head.starts_with(b"% ") && source.path().extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) => {
+                Self::Npy
+            }
             _ => Self::Prophesee,
         }
     }

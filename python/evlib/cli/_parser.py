@@ -30,7 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     how = argparse.ArgumentParser(add_help=False)
-    how.add_argument("--format", choices=FORMATS, help="format of a file whose content does not tell")
+    how.add_argument(
+        "--format",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"format of a file whose content does not tell: {', '.join(FORMATS)}",
+    )
     how.add_argument("--geometry", type=_geometry, metavar="WxH", help="sensor size in pixels, in place of the file's")
     how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras or topics")
     how.add_argument("--time-source", choices=TIME_SOURCES, help="ROS bags and MCAP: clock of times; by default sensor")
@@ -54,7 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("paths", nargs="+", metavar="FILE", help="recordings")
 
     new = argparse.ArgumentParser(add_help=False)
-    new.add_argument("--to", choices=WRITTEN, help="format of the new file, where its extension does not tell")
+    new.add_argument(
+        "--to",
+        choices=WRITTEN,
+        metavar="FORMAT",
+        help=f"format of the new file, where its extension does not tell: {', '.join(WRITTEN)}",
+    )
     new.add_argument("--layout", choices=LAYOUTS, help="HDF5: layout; by default dsec for .h5, prophesee for .hdf5")
     new.add_argument(
         "--compression",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from evlib.cli._output import Progress
+from evlib.cli._parser import WRITTEN
 from evlib.exceptions import ArgumentError
 from evlib.writing import format_of, holds_triggers, write_events
 
@@ -67,6 +68,8 @@ def write(
             progress.update(None if total is None else done / max(total, 1))
 
     format = options.to or format  # noqa: A001
+    if format is None and format_of(output) is None:
+        raise ArgumentError(f"the extension of {output} does not tell the format: pass --to {'|'.join(WRITTEN)}")
     layout: Any = getattr(options, "layout", None)
     kept = triggers.height > 0 and holds_triggers(output, format, layout)
     with closing(progress), told_of_force():

@@ -46,7 +46,15 @@ impl Header {
                 read += more;
                 continue;
             }
-            let Some(line) = line(rest) else { break };
+            let Some(line) = line(rest) else {
+                if read as u64 == source.len() && is_part_of_line(rest) {
+                    return Err(Error::format("the header ends inside a line")
+                        .expecting("an end of line")
+                        .but_found("the end of the file")
+                        .at(source.len()));
+                }
+                break;
+            };
             if at > LONGEST {
                 return Err(Error::format("the header does not end").expecting(format!("at most {LONGEST} bytes")).at(at as u64));
             }
@@ -120,8 +128,16 @@ fn line(bytes: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let len = bytes.iter().take(LINE).position(|byte| *byte == b'\n')?;
-    let line = bytes.get(..len)?;
-    line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | 0x80..)).then_some(line)
+    bytes.get(..len).filter(|line| line.iter().all(is_text))
+}
+
+/// Whether the last bytes of a file are the start of a header line.
+fn is_part_of_line(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&b'#') && bytes.len() <= LINE && bytes.iter().all(is_text)
+}
+
+fn is_text(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\r' | 0x80..)
 }
 
 /// How the addresses of a sensor are laid out.

@@ -472,7 +472,8 @@ impl Container for V4 {
 
     fn fill(&self, block: &Block, packet: &[u8], rows: Range<usize>, columns: Columns, check: Columns, out: &mut Slots<'_>) -> bool {
         self.with_events(packet, |all, _| {
-            let Some(events) = all.get(rows.clone()) else { return false };
+            // A packet may hold fewer events than its start claims: `judge` keeps those that there are.
+            let Some(events) = all.get(rows.start..rows.end.min(all.len())) else { return false };
             let bounds = check.contains(Column::X) || check.contains(Column::Y);
             let inside = !bounds || simd::run(Inside { events, width: self.width, height: self.height });
             simd::run(Split { events, out, columns, flip: self.flip });
@@ -483,7 +484,7 @@ impl Container for V4 {
                     *slot = t;
                 }
             }
-            inside
+            inside && events.len() == rows.len()
         })
         .unwrap_or(false)
     }

@@ -59,7 +59,7 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
     let meta = &*shared;
     let cameras = if options.path_map.is_empty() { layout::cameras(meta) } else { vec![layout::mapped(meta, &options.path_map)?] };
     if cameras.is_empty() {
-        return Err(no_events(meta));
+        return Err(no_events(&source, meta));
     }
     let layout = cameras.first().map_or("", |camera| camera.layout);
     let mut reasons = vec!["HDF5 signature".to_owned()];
@@ -500,7 +500,13 @@ fn kind_of(path: &str) -> StreamKind {
     }
 }
 
-fn no_events(meta: &dyn Metadata) -> Error {
+fn no_events(source: &Source, meta: &dyn Metadata) -> Error {
+    if meta.announced_len() > source.len() {
+        return Error::new(ErrorKind::Truncated, "an HDF5 file that is cut off before it tells of any events")
+            .expecting(format!("{} bytes, as its head says", meta.announced_len()))
+            .but_found(source.len().to_string())
+            .at(source.len());
+    }
     let entries: Vec<_> = meta.list("/").unwrap_or_default().into_iter().take(LISTED).map(|entry| format!("`{}`", entry.name)).collect();
     Error::format("an HDF5 file without events in any known layout")
         .expecting("columns named like x, y, t and p in one group, records, or a table of four columns")

@@ -73,16 +73,16 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
         (None, None) => {
             let guess = guess::guess(payload, extension, &mut reasons);
             let Some(format) = guess else {
-                let looks = if header.fields.is_empty() {
-                    looks_like(head)
+                let error = Error::format("not a recording that this version reads").at(header.end as u64);
+                let error = if header.fields.is_empty() {
+                    error.expecting("the content of a known format").but_found(looks_like(head))
                 } else {
-                    "a header that names no encoding, and a payload that fits none".to_owned()
+                    error.expecting("Prophesee RAW or DAT").but_found("a header that names no encoding, and a payload that fits none")
                 };
-                return Err(Error::format("not a recording that this version reads")
-                    .expecting("Prophesee RAW or DAT")
-                    .but_found(looks)
-                    .at(header.end as u64)
-                    .hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
+                if head.is_empty() {
+                    return Err(error);
+                }
+                return Err(error.hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
             };
             (format, Confidence::Guess)
         }

@@ -73,6 +73,28 @@ pub(crate) struct Block {
     pub(crate) chunk: bool,
 }
 
+/// A block, with what the container says of the topics in it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<I> {
+    pub(super) block: Block,
+    /// Numbers of the topics with messages in it; `None` where that is not known.
+    pub(super) ids: Option<Vec<I>>,
+}
+
+impl<I: Copy + Into<u64>> Entry<I> {
+    /// The blocks that may have messages of a topic.
+    pub(super) fn blocks(entries: &[Self], topic: &Topic) -> Vec<Block> {
+        let wanted = |entry: &&Self| entry.ids.as_ref().is_none_or(|has| has.iter().any(|id| topic.ids.contains(&(*id).into())));
+        entries.iter().filter(wanted).map(|entry| entry.block).collect()
+    }
+
+    /// Adds blocks of which it is not known what is in them, in the order of the file.
+    pub(super) fn add(entries: &mut Vec<Self>, blocks: Vec<Block>) {
+        entries.extend(blocks.into_iter().map(|block| Self { block, ids: None }));
+        entries.sort_by_key(|entry| entry.block.start);
+    }
+}
+
 /// A message of a topic.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message<'a> {

@@ -14,8 +14,7 @@ use super::walk::{Input, Part, Planned, Run, Walk};
 use crate::columns::{ColumnsBuilder, EventColumns, Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::Problems;
-use crate::reader::{BatchStream, Reader};
-use crate::scan::BATCH_ROWS;
+use crate::reader::{BatchStream, Progress, Reader, Reading, first_of};
 use crate::schema::{Column, Columns, TimeRange};
 use crate::selection::{Filter, Selection};
 
@@ -275,17 +274,11 @@ impl Reader for TopicReader {
         if selection.limit.is_none() && !selection.filters_rows() {
             return self.read_all(selection.columns, pool);
         }
-        let mut batches = Batches::new(selection);
-        let mut parts = Vec::new();
-        while let Some(part) = batches.next(self, BATCH_ROWS, pool)? {
-            parts.push(part);
-        }
-        Ok(EventColumns::concat(parts, selection.columns))
+        Batches::new(selection).rest(self, selection.columns, pool)
     }
 
     fn batches(self: Arc<Self>, selection: &Selection) -> Box<dyn BatchStream> {
-        let batches = Batches::new(selection);
-        Box::new(Shared { reader: self, batches })
+        Box::new(Reading { reader: self, progress: Batches::new(selection) })
     }
 
     fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
@@ -377,7 +370,7 @@ impl Origin {
     }
 }
 
-/// A stream of batches of a topic.
+/// How far a stream of batches of a topic has come.
 struct Batches {
     selection: Selection,
     filter: Filter,
@@ -400,45 +393,6 @@ impl Batches {
             group: FIRST_GROUP,
             ready: VecDeque::new(),
         }
-    }
-
-    /// The next batch of about `rows` rows, never an empty one.
-    fn next(&mut self, reader: &TopicReader, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        while self.left > 0 {
-            let filters = self.selection.filters_rows();
-            let (mut total, mut group) = (0, Vec::new());
-            let limit = if filters { FILTER_GROUP.min((rows as u64).saturating_mul(8)) } else { (rows as u64).min(self.left) };
-            loop {
-                let Some(front) = self.ready.front() else {
-                    if !group.is_empty() || !self.more(reader, pool)? {
-                        break;
-                    }
-                    continue;
-                };
-                let size = if filters { front.block.bytes } else { front.parts.iter().map(|part| part.events).sum() };
-                if !group.is_empty() && total + size > limit {
-                    break;
-                }
-                total += size;
-                group.extend(self.ready.pop_front());
-            }
-            if group.is_empty() {
-                return Ok(None);
-            }
-            let events = pool.install(|| {
-                if filters {
-                    Ok(reader.decode_some(&group, &self.selection, &self.filter))
-                } else {
-                    reader.decode_all(&group, self.selection.columns)
-                }
-            })?;
-            if !events.is_empty() {
-                let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(events.len());
-                self.left -= take as u64;
-                return Ok(Some(events.slice(0, take)));
-            }
-        }
-        Ok(None)
     }
 
     /// Plans or loads more blocks; false at the end.
@@ -483,14 +437,40 @@ impl Batches {
     }
 }
 
-/// A stream that keeps its reader.
-struct Shared {
-    reader: Arc<TopicReader>,
-    batches: Batches,
-}
-
-impl BatchStream for Shared {
-    fn next(&mut self, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
-        self.batches.next(&self.reader, rows, pool)
+impl Progress<TopicReader> for Batches {
+    fn next(&mut self, reader: &TopicReader, rows: usize, pool: &ThreadPool) -> Result<Option<EventColumns>> {
+        while self.left > 0 {
+            let filters = self.selection.filters_rows();
+            let (mut total, mut group) = (0, Vec::new());
+            let limit = if filters { FILTER_GROUP.min((rows as u64).saturating_mul(8)) } else { (rows as u64).min(self.left) };
+            loop {
+                let Some(front) = self.ready.front() else {
+                    if !group.is_empty() || !self.more(reader, pool)? {
+                        break;
+                    }
+                    continue;
+                };
+                let size = if filters { front.block.bytes } else { front.parts.iter().map(|part| part.events).sum() };
+                if !group.is_empty() && total + size > limit {
+                    break;
+                }
+                total += size;
+                group.extend(self.ready.pop_front());
+            }
+            if group.is_empty() {
+                return Ok(None);
+            }
+            let events = pool.install(|| {
+                if filters {
+                    Ok(reader.decode_some(&group, &self.selection, &self.filter))
+                } else {
+                    reader.decode_all(&group, self.selection.columns)
+                }
+            })?;
+            if !events.is_empty() {
+                return Ok(Some(first_of(events, &mut self.left)));
+            }
+        }
+        Ok(None)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
+    Block, Container, Each, Entry, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
     with_buffers,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -17,18 +17,10 @@ use crate::source::Source;
 /// Most bytes of a record that lists something.
 const LISTING: u64 = 64 << 20;
 
-/// A chunk or a stretch of messages, with what the index says of it.
-#[derive(Debug, Clone)]
-struct Entry {
-    block: Block,
-    /// Connections with messages in it; `None` where that is not known.
-    connections: Option<Vec<u32>>,
-}
-
 /// What is in a file, by its index or by a walk over its records.
 #[derive(Debug, Default)]
 struct Directory {
-    entries: Vec<Entry>,
+    entries: Vec<Entry<u32>>,
     connections: BTreeMap<u32, Connection>,
     counts: BTreeMap<u64, u64>,
     problems: Problems,
@@ -163,7 +155,7 @@ fn indexed(source: &Source) -> Result<Result<Directory, Option<String>>> {
                 log_ns: Some((info.first_ns, info.last_ns)),
                 chunk: true,
             },
-            connections: Some(info.counts.iter().map(|(connection, _)| *connection).collect()),
+            ids: Some(info.counts.iter().map(|(connection, _)| *connection).collect()),
         });
     }
     if !are_apart(directory.entries.iter().map(|entry| &entry.block)) {
@@ -203,7 +195,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
         match record.op {
             op::CHUNK => {
                 let block = Block { start: at, len: there, offset: at, bytes: size(&record), log_ns: None, chunk: true };
-                directory.entries.push(Entry { block, connections: None });
+                directory.entries.push(Entry { block, ids: None });
             }
             op::MESSAGE if there == len => {
                 let connection = record.header.u32("conn").unwrap_or(u32::MAX);
@@ -218,7 +210,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
                         directory.connections.extend(Connection::parse(&record, data).map(|connection| (connection.id, connection)));
                     } else if let Some((index, entry)) = Index::parse(&record, data).zip(directory.entries.last_mut()) {
                         *directory.counts.entry(index.connection.into()).or_default() += index.messages;
-                        entry.connections.get_or_insert_default().push(index.connection);
+                        entry.ids.get_or_insert_default().push(index.connection);
                         let ranges = entry.block.log_ns.into_iter().chain(index.range_ns);
                         entry.block.log_ns = ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
                     }
@@ -236,11 +228,11 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     }
     // Connections stand in the chunk where they are first used.
     for entry in &mut directory.entries {
-        let unknown = entry.connections.as_ref().is_none_or(|has| has.iter().any(|id| !directory.connections.contains_key(id)));
+        let unknown = entry.ids.as_ref().is_none_or(|has| has.iter().any(|id| !directory.connections.contains_key(id)));
         if !unknown {
             continue;
         }
-        let counted = entry.connections.is_some();
+        let counted = entry.ids.is_some();
         let mut seen = BTreeSet::new();
         let block = entry.block;
         open_chunk(source, &block, &mut Problems::default(), |record, data, _, _| {
@@ -262,11 +254,10 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
             true
         })?;
         if !counted {
-            entry.connections = Some(seen.into_iter().collect());
+            entry.ids = Some(seen.into_iter().collect());
         }
     }
-    directory.entries.extend(loose.into_iter().map(|block| Entry { block, connections: None }));
-    directory.entries.sort_by_key(|entry| entry.block.start);
+    Entry::add(&mut directory.entries, loose);
     Ok(directory)
 }
 
@@ -340,9 +331,7 @@ impl Container for Bag {
     }
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {
-        let wanted = |entry: &&Entry| entry.connections.as_ref().is_none_or(|has| has.iter().any(|id| topic.ids.contains(&(*id).into())));
-        let blocks = self.directory.entries.iter().filter(wanted).map(|entry| entry.block).collect();
-        Ok((blocks, self.directory.problems.clone()))
+        Ok((Entry::blocks(&self.directory.entries, topic), self.directory.problems.clone()))
     }
 
     fn visit(&self, block: &Block, topic: &Topic, _: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Block, Container, Each, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
+    Block, Container, Each, Entry, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
     with_buffers,
 };
 use crate::error::{Error, Result};
@@ -20,18 +20,10 @@ use crate::source::Source;
 const SUMMARY: u64 = 256 << 20;
 const SMALL: u64 = 16 << 20;
 
-/// A chunk or a stretch of messages, with what is known of it.
-#[derive(Debug, Clone)]
-struct Entry {
-    block: Block,
-    /// Channels with messages in it; `None` where that is not known.
-    channels: Option<Vec<u16>>,
-}
-
 /// What is in a file.
 #[derive(Debug, Default)]
 struct Directory {
-    entries: Vec<Entry>,
+    entries: Vec<Entry<u16>>,
     schemas: BTreeMap<u16, Schema>,
     channels: BTreeMap<u16, Channel>,
     counts: Option<BTreeMap<u64, u64>>,
@@ -150,7 +142,7 @@ fn summary(source: &Arc<Source>) -> Result<Result<Directory, Option<(String, u64
                     log_ns: Some((index.first_ns, index.last_ns)),
                     chunk: true,
                 };
-                directory.entries.push(Entry { block, channels: Some(index.channels).filter(|channels| !channels.is_empty()) });
+                directory.entries.push(Entry { block, ids: Some(index.channels).filter(|channels| !channels.is_empty()) });
             }
             _ => keep(&mut directory, record.opcode, record.content),
         }
@@ -227,7 +219,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
         match opcode {
             op::CHUNK => {
                 let block = Block { start: at, len: there, offset: at, bytes: there, log_ns: None, chunk: true };
-                directory.entries.push(Entry { block, channels: None });
+                directory.entries.push(Entry { block, ids: None });
                 if let Some(chunk) = Chunk::parse(window.at(at + PREFIX as u64, Chunk::HEAD)?) {
                     if let Some(entry) = directory.entries.last_mut() {
                         entry.block.log_ns = Some((chunk.first_ns, chunk.last_ns));
@@ -248,7 +240,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
                     match (MessageIndex::parse(&content).filter(|_| opcode == op::MESSAGE_INDEX), directory.entries.last_mut()) {
                         (Some(index), Some(entry)) => {
                             *counts.entry(index.channel.into()).or_default() += index.messages;
-                            entry.channels.get_or_insert_default().push(index.channel);
+                            entry.ids.get_or_insert_default().push(index.channel);
                         }
                         _ => keep(&mut directory, opcode, &content),
                     }
@@ -271,7 +263,7 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
     }
     let mut entries = std::mem::take(&mut directory.entries);
     for entry in &mut entries {
-        let unknown = entry.channels.as_ref().is_none_or(|has| has.iter().any(|id| !directory.channels.contains_key(id)));
+        let unknown = entry.ids.as_ref().is_none_or(|has| has.iter().any(|id| !directory.channels.contains_key(id)));
         if !unknown {
             continue;
         }
@@ -283,17 +275,16 @@ fn walk(source: &Arc<Source>) -> Result<Directory> {
             }
             true
         })?;
-        if entry.channels.is_none() {
+        if entry.ids.is_none() {
             for channel in &seen {
                 *counts.entry((*channel).into()).or_default() += 1;
             }
             seen.sort_unstable();
             seen.dedup();
-            entry.channels = Some(seen);
+            entry.ids = Some(seen);
         }
     }
-    entries.extend(loose.into_iter().map(|block| Entry { block, channels: None }));
-    entries.sort_by_key(|entry| entry.block.start);
+    Entry::add(&mut entries, loose);
     directory.entries = entries;
     directory.counts = Some(counts);
     Ok(directory)
@@ -384,9 +375,7 @@ impl Container for Mcap {
 
     fn blocks(&self, topic: &Topic) -> Result<(Vec<Block>, Problems)> {
         let directory = self.with_blocks()?;
-        let wanted = |entry: &&Entry| entry.channels.as_ref().is_none_or(|has| has.iter().any(|id| topic.ids.contains(&(*id).into())));
-        let blocks = directory.entries.iter().filter(wanted).map(|entry| entry.block).collect();
-        Ok((blocks, directory.problems.clone()))
+        Ok((Entry::blocks(&directory.entries, topic), directory.problems.clone()))
     }
 
     fn visit(&self, block: &Block, topic: &Topic, check: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
