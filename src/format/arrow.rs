@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 use super::aedat::codec::{self, Codec};
 use super::{Confidence, Format, Identity, Opened};
-use crate::columns::{Rows, Slots, TriggerColumns, event_schema};
+use crate::columns::{Rows, Slots, event_schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::{ProblemCode, Problems};
 use crate::recording::{OpenOptions, Stream, StreamKind};
@@ -555,14 +555,6 @@ impl Table for ArrowTable {
 
     fn notes(&self) -> Problems {
         self.directory.problems.clone()
-    }
-
-    fn trigger_count(&self) -> u64 {
-        0
-    }
-
-    fn triggers(&self) -> Result<TriggerColumns> {
-        Ok(TriggerColumns::default())
     }
 }
 
