@@ -43,7 +43,7 @@ pub enum ProblemCode {
     BadLine,
     /// Rows in a part of the file that is damaged or missing: left out.
     Unreadable,
-    /// Events whose time or polarity is not a number or out of range: left out.
+    /// Events whose time or polarity is not a number or out of range, and triggers of no input: left out.
     BadValue,
     /// Rows at the end of one column that another column does not have: left out.
     LengthMismatch,
@@ -173,7 +173,7 @@ impl Problems {
             &mut self.entries[last]
         };
         // A file has it or not, however many places show it.
-        entry.count = if code.unit() == "files" { 1 } else { entry.count + count };
+        entry.count = if code.unit() == "files" { 1 } else { entry.count.saturating_add(count) };
         entry.bytes += bytes;
         entry.first_offset = entry.first_offset.min(offset);
         if entry.examples.len() < Self::EXAMPLES {
@@ -188,13 +188,16 @@ impl Problems {
 
     /// Adds the problems of `other`, found later in the file.
     pub(crate) fn merge(&mut self, other: &Self) {
-        for problem in &other.entries {
-            let mut examples = problem.examples.iter();
-            self.add(problem.code, problem.count, problem.bytes, problem.first_offset, || examples.next().cloned().unwrap_or_default());
-            if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == problem.code) {
-                let room = Self::EXAMPLES.saturating_sub(entry.examples.len());
-                entry.examples.extend(examples.take(room).cloned());
-            }
+        other.iter().for_each(|problem| self.merge_one(problem));
+    }
+
+    /// Adds one of them.
+    pub(crate) fn merge_one(&mut self, problem: &Problem) {
+        let mut examples = problem.examples.iter();
+        self.add(problem.code, problem.count, problem.bytes, problem.first_offset, || examples.next().cloned().unwrap_or_default());
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == problem.code) {
+            let room = Self::EXAMPLES.saturating_sub(entry.examples.len());
+            entry.examples.extend(examples.take(room).cloned());
         }
     }
 

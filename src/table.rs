@@ -54,11 +54,10 @@ pub(crate) trait Table: Send + Sync + 'static {
     /// Problems that are known without reading any rows, and those of `seek` and `check_times`.
     fn notes(&self) -> Problems;
 
-    /// Number of external triggers.
-    fn trigger_count(&self) -> u64;
-
-    /// The external triggers.
-    fn triggers(&self) -> Result<TriggerColumns>;
+    /// The external triggers that can be read; counts the others.
+    fn triggers(&self, _problems: &mut Problems) -> Result<TriggerColumns> {
+        Ok(TriggerColumns::default())
+    }
 }
 
 /// What is known of the rows of a unit.
@@ -80,12 +79,25 @@ pub(crate) struct TableReader<T: Table> {
     index: OnceLock<TableIndex>,
     /// First and last time of the units.
     times: OnceLock<Vec<(i64, i64)>>,
+    /// The external triggers, and what of them is lost.
+    triggers: OnceLock<(TriggerColumns, Problems)>,
 }
 
 impl<T: Table> TableReader<T> {
     pub(crate) fn new(table: T) -> Self {
         let units = table.rows().div_ceil(table.unit());
-        Self { table, units: (0..units).map(|_| AtomicU8::new(UNKNOWN)).collect(), index: OnceLock::new(), times: OnceLock::new() }
+        Self {
+            table,
+            units: (0..units).map(|_| AtomicU8::new(UNKNOWN)).collect(),
+            index: OnceLock::new(),
+            times: OnceLock::new(),
+            triggers: OnceLock::new(),
+        }
+    }
+
+    /// All rows but those that have to be left out.
+    pub(crate) fn rows(&self, columns: Columns, problems: &mut Problems) -> Result<EventColumns> {
+        self.part(0..self.table.rows(), columns, problems)
     }
 
     /// The rows of a unit.
@@ -246,7 +258,18 @@ impl<T: Table> TableReader<T> {
             index.units.push((rows, times));
             index.problems.merge(&problems);
         }
+        self.find_triggers(pool)?;
         Ok(self.index.get_or_init(|| index))
+    }
+
+    /// The external triggers, and what of them is lost; read once.
+    fn find_triggers(&self, pool: &ThreadPool) -> Result<&(TriggerColumns, Problems)> {
+        if let Some(found) = self.triggers.get() {
+            return Ok(found);
+        }
+        let mut problems = Problems::default();
+        let triggers = pool.install(|| self.table.triggers(&mut problems))?;
+        Ok(self.triggers.get_or_init(|| (triggers, problems)))
     }
 }
 
@@ -270,7 +293,7 @@ fn extent(times: &[i64]) -> Option<(i64, i64)> {
 impl<T: Table> Reader for TableReader<T> {
     fn read(&self, selection: &Selection, pool: &ThreadPool) -> Result<EventColumns> {
         if selection.limit.is_none() && !selection.filters_rows() {
-            return pool.install(|| self.part(0..self.table.rows(), selection.columns, &mut Problems::default()));
+            return pool.install(|| self.rows(selection.columns, &mut Problems::default()));
         }
         // All of it on one thread of the pool: small windows would spend their time on waking threads.
         pool.install(|| TableBatches::new(selection).rest(self, selection.columns, pool))
@@ -281,12 +304,12 @@ impl<T: Table> Reader for TableReader<T> {
     }
 
     fn triggers(&self, pool: &ThreadPool) -> Result<TriggerColumns> {
-        pool.install(|| self.table.triggers())
+        Ok(self.find_triggers(pool)?.0.clone())
     }
 
     fn counts(&self, pool: &ThreadPool) -> Result<(u64, u64)> {
         let events = self.index(pool)?.units.iter().map(|unit| unit.0).sum();
-        Ok((events, self.table.trigger_count()))
+        Ok((events, self.find_triggers(pool)?.0.len() as u64))
     }
 
     fn time_range(&self, pool: &ThreadPool) -> Result<Option<(i64, i64)>> {
@@ -298,6 +321,7 @@ impl<T: Table> Reader for TableReader<T> {
         let index = self.index(pool)?;
         let mut problems = self.table.notes();
         problems.merge(&index.problems);
+        problems.merge(&self.find_triggers(pool)?.1);
         Ok(problems)
     }
 

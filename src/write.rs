@@ -247,7 +247,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Gives the file its name.
+    /// Gives the file its name. It is not synced: waiting for the disk would cost up to two thirds of the time of writing.
     pub(crate) fn complete(mut self, overwrite: bool) -> Result<()> {
         drop(self.file.take());
         if !overwrite {
@@ -346,6 +346,11 @@ pub(crate) trait Sink: Send {
         "subtract the first time"
     }
 
+    /// Rows that are encoded together, where they are: it is given as many at a time, and fewer only at the end.
+    fn group(&self) -> Option<usize> {
+        None
+    }
+
     /// Appends rows.
     fn write(&mut self, rows: Rows<'_>) -> Result<()>;
 
@@ -404,8 +409,7 @@ impl TriggerLimits {
 }
 
 /// Rows that are not enough for a group yet.
-#[derive(Default)]
-pub(crate) struct Stage {
+struct Stage {
     /// Rows of a group.
     group: usize,
     x: Vec<i16>,
@@ -415,23 +419,23 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(group: usize) -> Self {
-        Self { group, ..Self::default() }
+    fn new(group: usize) -> Self {
+        Self { group, x: Vec::new(), y: Vec::new(), t: Vec::new(), p: Vec::new() }
     }
 
-    /// Takes rows, and shows `sink` all that make groups.
-    pub(crate) fn feed(&mut self, rows: Rows<'_>, mut sink: impl FnMut(Rows<'_>) -> Result<()>) -> Result<()> {
+    /// Takes rows, and gives `sink` all that make groups.
+    fn feed(&mut self, rows: Rows<'_>, sink: &mut dyn Sink) -> Result<()> {
         let mut at = 0;
         if !self.t.is_empty() {
             at = rows.len.min(self.group - self.t.len());
             self.extend(rows.cut(0..at));
             if self.t.len() == self.group {
-                sink(self.rows())?;
+                sink.write(self.rows())?;
                 self.clear();
             }
         }
         while rows.len - at >= self.group {
-            sink(rows.cut(at..at + self.group))?;
+            sink.write(rows.cut(at..at + self.group))?;
             at += self.group;
         }
         self.extend(rows.cut(at..rows.len));
@@ -439,11 +443,11 @@ impl Stage {
     }
 
     /// The rows that are left.
-    pub(crate) fn rows(&self) -> Rows<'_> {
+    fn rows(&self) -> Rows<'_> {
         Rows { x: &self.x, y: &self.y, t: &self.t, p: &self.p, len: self.t.len() }
     }
 
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         let Self { x, y, t, p, .. } = self;
         x.clear();
         y.clear();
@@ -577,6 +581,7 @@ impl Sink for Bytes {
 pub struct EventWriter {
     /// Gone once writing to it has failed: what is in the file then is not known.
     sink: Option<Box<dyn Sink>>,
+    stage: Option<Stage>,
     geometry: Geometry,
     overwrite: bool,
     rows: u64,
@@ -656,7 +661,8 @@ impl EventWriter {
             (None, Format::Arrow) => Box::new(arrow::Writer::new(partial, options)?),
             (None, _) => hdf5::write::sink(path, partial, options, &date)?,
         };
-        Ok(Self { sink: Some(sink), geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN, pool })
+        let stage = sink.group().map(Stage::new);
+        Ok(Self { sink: Some(sink), stage, geometry, overwrite: options.overwrite, rows: 0, first_us: None, last_us: i64::MIN, pool })
     }
 
     /// Appends events. All four columns are needed; times must not go back, but in text, ATIS `.bin`, Parquet and Arrow.
@@ -684,8 +690,12 @@ impl EventWriter {
             self.sink = Some(sink);
             return Err(error);
         }
-        self.install(|| sink.write(rows))?;
-        self.sink = Some(sink);
+        let mut stage = self.stage.take();
+        self.install(|| match &mut stage {
+            Some(stage) => stage.feed(rows, &mut *sink),
+            None => sink.write(rows),
+        })?;
+        (self.sink, self.stage) = (Some(sink), stage);
         self.rows += rows.len as u64;
         (self.first_us, self.last_us) = (Some(first_us), *last);
         Ok(())
@@ -718,8 +728,15 @@ impl EventWriter {
     /// # Errors
     /// `Io`, also if another file has taken the name meanwhile and `overwrite` is false.
     pub fn finish(mut self) -> Result<u64> {
-        let sink = self.sink.take().ok_or_else(failed)?;
-        self.install(|| sink.finish())?.complete(self.overwrite)?;
+        let mut sink = self.sink.take().ok_or_else(failed)?;
+        let stage = self.stage.take();
+        let partial = self.install(|| {
+            if let Some(left) = stage.as_ref().map(Stage::rows).filter(|rows| rows.len > 0) {
+                sink.write(left)?;
+            }
+            sink.finish()
+        })?;
+        partial.complete(self.overwrite)?;
         Ok(self.rows)
     }
 

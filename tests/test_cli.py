@@ -452,6 +452,43 @@ def test_convert_what_does_not_tell_its_units(tmp_path):
     assert "duration   0.000099 s" in evlib_cli("info", *arguments, tmp_path / "a.npz").stdout
 
 
+def test_convert_what_is_found_by_paths(tmp_path):
+    t = np.arange(100)
+    np.savez(tmp_path / "a.npz", columns=t % 7, lines=t % 5, ticks=t * 1000, signs=t % 2)
+    names = {"x": "columns", "y": "lines", "timestamp": "ticks", "polarity": "signs"}
+    paths = [part for column, name in names.items() for part in ("--path-map", f"{column}={name}")]
+    arguments = (*paths, "--time-unit", "ns", "--time-offset=-20us", "--geometry", "200x100")
+    result = evlib_cli("convert", *arguments, tmp_path / "a.npz", tmp_path / "b.h5")
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'b.h5'}: 100 events\n")
+    events = evlib.read_events(tmp_path / "b.h5")
+    assert events["timestamp"].dt.total_microseconds().to_list() == (t - 20).tolist()
+    assert events["x"].to_list() == (t % 7).tolist()
+    twice = evlib_cli("info", *arguments, "--path-map", "x=lines", tmp_path / "a.npz")
+    assert_one_line_of_error(twice, code=2)
+    assert "each column one path" in twice.stderr
+    assert "expected COLUMN=PATH" in evlib_cli("info", "--path-map", "x", tmp_path / "a.npz").stderr
+
+
+def test_info_shows_the_types_of_arrays(tmp_path):
+    t = np.arange(100)
+    pixels = t.astype("u2")
+    np.savez_compressed(tmp_path / "a.npz", x=pixels, y=pixels, t=t, p=t % 2 == 1, depth=np.zeros((3, 4)))
+    text = evlib_cli("info", tmp_path / "a.npz").stdout
+    stored = [line.split(None, 1)[1] for line in text.splitlines() if line.startswith("  stored ")]
+    assert sorted(stored) == [
+        "p: |b1 (100), deflated",
+        "t: <i8 (100), deflated",
+        "x: <u2 (100), deflated",
+        "y: <u2 (100), deflated",
+    ]
+    assert "beside     depth (<f8 (3 x 4), deflated" in text
+    record = np.zeros(5, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "|u1")])
+    np.save(tmp_path / "b.npy", record)
+    text = evlib_cli("info", tmp_path / "b.npy").stdout
+    assert len([line for line in text.splitlines() if line.startswith("  stored ")]) == 1
+    assert "(5)" in text
+
+
 def test_convert_to_atis_bin(tmp_path):
     events = evlib.simulate(20_000, geometry=(200, 200), seed=3)
     evlib.write_events(events, tmp_path / "a.raw", geometry=(200, 200))
@@ -490,6 +527,30 @@ def test_convert_keeps_triggers_where_it_can(tmp_path):
     lost = evlib_cli("convert", path, tmp_path / "b.dat")
     assert lost.returncode == 0
     assert "2 triggers are left out" in lost.stderr
+
+
+def test_convert_keeps_the_triggers_that_can_be_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.hdf5"
+    row = {"x": [1], "y": [2], "timestamp": [7], "polarity": [1]}
+    evlib.write_events(row, path, geometry=GEOMETRY)
+    with h5py.File(path, "a") as file:
+        triggers = np.zeros(300, file["EXT_TRIGGER/events"].dtype)
+        triggers["t"] = np.arange(300)
+        del file["EXT_TRIGGER/events"]
+        file.create_dataset("EXT_TRIGGER/events", data=triggers, chunks=(100,), compression="gzip")
+        place = file["EXT_TRIGGER/events"].id.get_chunk_info(1).byte_offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 20] = bytes(byte ^ 0xA5 for byte in data[place : place + 20])
+    path.write_bytes(data)
+    result = evlib_cli("convert", path, tmp_path / "b.raw")
+    assert (result.returncode, result.stdout) == (3, f"{tmp_path / 'b.raw'}: 1 events, 200 triggers\n")
+    assert "UNREADABLE 100 rows: `/EXT_TRIGGER/events`, chunk 1 (rows 100 to 199)" in result.stderr
+    times = evlib.open(tmp_path / "b.raw").triggers.collect()["timestamp"].dt.total_microseconds()
+    assert times.to_list() == [*range(100), *range(200, 300)]
+    checked = evlib_cli("check", path)
+    assert checked.returncode == 3
+    assert "/EXT_TRIGGER/events" in checked.stdout
 
 
 def test_convert_says_what_is_lost_and_missing(lossy, events, tmp_path):

@@ -244,8 +244,121 @@ def test_triggers_of_unknown_inputs(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "a") as file:
         del file["EXT_TRIGGER/events"]
         file["EXT_TRIGGER/events"] = triggers
-    with pytest.raises(exceptions.UnsupportedError, match=r"EXT_TRIGGER/events.*inputs from 0 to 255, found 256"):
-        evlib.open(tmp_path / "a.hdf5").triggers.collect()
+    opened = evlib.open(tmp_path / "a.hdf5")
+    assert opened.triggers.collect()["id"].to_list() == [0, 255]
+    (problem,) = opened.problems.to_dicts()
+    assert (problem["code"], problem["count"]) == ("BAD_VALUE", 1)
+    assert problem["examples"] == ["`/EXT_TRIGGER/events`: 1 triggers of inputs other than 0 to 255"]
+
+
+def trigger_frame(found: np.ndarray) -> pl.DataFrame:
+    columns = {"id": found["id"], "polarity": found["p"] * 2 - 1, "timestamp": found["t"]}
+    return pl.DataFrame(columns).cast({"id": pl.UInt8, "polarity": pl.Int8, "timestamp": pl.Duration("us")})
+
+
+def with_triggers(path, count: int = 1000, **storage) -> tuple[pl.DataFrame, np.ndarray]:
+    """Write events and triggers, these in chunks as `storage` says."""
+    frame, found = events(2000, start=5_000), np.zeros(count, TRIGGER)
+    found["t"], found["p"], found["id"] = np.arange(count) * 37, np.arange(count) % 2, np.arange(count) % 7
+    evlib.write_events(frame, path, geometry=(640, 480))
+    with h5py.File(path, "a") as file:
+        del file["EXT_TRIGGER/events"]
+        file.create_dataset("EXT_TRIGGER/events", data=found, **storage)
+    return frame, found
+
+
+def flip(path, chunk: int) -> tuple[int, int]:
+    """Damage a chunk of triggers; its first byte and size."""
+    with h5py.File(path) as file:
+        info = file["EXT_TRIGGER/events"].id.get_chunk_info(chunk)
+    data = bytearray(path.read_bytes())
+    for at in range(info.byte_offset, info.byte_offset + min(info.size, 40)):
+        data[at] ^= 0xA5
+    path.write_bytes(data)
+    return info.byte_offset, info.size
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{"compression": "gzip"}, {"fletcher32": True}, hdf5plugin.Blosc(cname="zstd"), hdf5plugin.LZ4()],
+    ids=["gzip", "fletcher32", "blosc", "lz4"],
+)
+def test_a_damaged_chunk_of_triggers_loses_only_its_rows(filters, tmp_path):
+    path = tmp_path / "a.hdf5"
+    frame, triggers = with_triggers(path, chunks=(100,), **filters)
+    offset, size = flip(path, 3)
+    kept = trigger_frame(np.concatenate([triggers[:300], triggers[400:]]))
+
+    def check(opened: evlib.Recording) -> None:
+        (problem,) = opened.problems.to_dicts()
+        assert (problem["code"], problem["count"], problem["unit"]) == ("UNREADABLE", 100, "rows")
+        assert (problem["first_offset"], problem["bytes"]) == (offset, size)
+        assert f"`/EXT_TRIGGER/events`, chunk 3 (rows 300 to 399) at byte {offset}" in problem["examples"][0]
+
+    # Once, and the same, whatever has been read before.
+    check(evlib.open(path))
+    opened = evlib.open(path)
+    for _ in range(2):
+        assert_frame_equal(opened.triggers.collect(), kept)
+        assert opened.trigger_count == 900
+        assert opened.triggers.select("id").collect()["id"].to_list() == kept["id"].to_list()
+        check(opened)
+    assert_frame_equal(opened.read(), frame)
+    for column in frame.columns:
+        opened = evlib.open(path)
+        assert_frame_equal(opened.read(columns=[column]), frame.select(column))
+        check(opened)
+    assert opened.event_count == frame.height
+    with pytest.raises(exceptions.ProblemError, match=f"UNREADABLE: 100 rows, first at byte {offset}"):
+        evlib.open(path, on_problem="raise")
+    with pytest.raises(exceptions.ProblemError, match="UNREADABLE: 100 rows"):
+        evlib.read_events(path, on_problem="raise")
+
+
+def test_damaged_triggers_and_events_are_counted_together(tmp_path):
+    path = tmp_path / "a.hdf5"
+    frame, triggers = with_triggers(path, chunks=(100,), compression="gzip")
+    flip(path, 0)
+    with h5py.File(path) as file:
+        info = file["CD/events"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    # More events than the chunk has.
+    data[info.byte_offset : info.byte_offset + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    opened = evlib.open(path)
+    assert opened.read().is_empty()
+    assert_frame_equal(opened.triggers.collect(), trigger_frame(triggers[100:]))
+    (problem,) = opened.problems.to_dicts()
+    assert (problem["code"], problem["count"]) == ("UNREADABLE", frame.height + 100)
+    assert [example.split("`")[1] for example in problem["examples"]] == ["/CD/events", "/EXT_TRIGGER/events"]
+
+
+def test_triggers_with_a_filter_that_is_not_read(tmp_path):
+    path = tmp_path / "a.hdf5"
+    frame, triggers = with_triggers(path, chunks=(100,), **hdf5plugin.Blosc2())
+    opened = evlib.open(path)
+    assert_frame_equal(opened.read(), frame)
+    assert opened.triggers.collect().is_empty()
+    (problem,) = opened.problems.to_dicts()
+    assert (problem["code"], problem["count"]) == ("UNREADABLE", len(triggers))
+    assert "`/EXT_TRIGGER/events`" in problem["examples"][0]
+    assert "blosc2" in problem["examples"][0].lower()
+
+
+def test_triggers_beyond_the_end_of_the_file(tmp_path):
+    path = tmp_path / "a.hdf5"
+    frame, triggers = with_triggers(path, chunks=(100,), compression="gzip")
+    with h5py.File(path) as file:
+        places = [file["EXT_TRIGGER/events"].id.get_chunk_info(chunk) for chunk in range(10)]
+    end = max(place.byte_offset for place in places)
+    assert end > path.stat().st_size / 2
+    lost = [index for index, place in enumerate(places) if place.byte_offset + place.size > end]
+    os.truncate(path, end)
+    opened = evlib.open(path)
+    kept = np.concatenate([triggers[100 * at : 100 * (at + 1)] for at in range(10) if at not in lost])
+    assert_frame_equal(opened.triggers.collect(), trigger_frame(kept))
+    assert_frame_equal(opened.read(), frame)
+    assert opened.problems.filter(code="UNREADABLE")["count"].to_list() == [100 * len(lost)]
 
 
 @pytest.mark.parametrize("layout", ["dsec", "prophesee"])

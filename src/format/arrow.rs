@@ -26,7 +26,7 @@ use rayon::prelude::*;
 
 use super::aedat::codec::{self, Codec};
 use super::{Confidence, Format, Identity, Opened};
-use crate::columns::{Rows, Slots, TriggerColumns, event_schema};
+use crate::columns::{Rows, Slots, event_schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::{ProblemCode, Problems};
 use crate::recording::{OpenOptions, Stream, StreamKind};
@@ -34,7 +34,7 @@ use crate::schema::{Column, Columns, Geometry, TimeRange};
 use crate::source::{Buffer, Source};
 use crate::spool::{ALWAYS, RATIO};
 use crate::table::{Table, TableReader};
-use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
+use crate::write::{Compression, Partial, Sink, WriteOptions, refuse_compression};
 
 pub(crate) const MAGIC: &[u8] = b"ARROW1";
 /// Bytes before the first message of a file, at least, and at most where it is aligned to more than it has to be.
@@ -601,14 +601,6 @@ impl Table for ArrowTable {
     fn notes(&self) -> Problems {
         self.directory.problems.clone()
     }
-
-    fn trigger_count(&self) -> u64 {
-        0
-    }
-
-    fn triggers(&self) -> Result<TriggerColumns> {
-        Ok(TriggerColumns::default())
-    }
 }
 
 /// The file as Arrow's writer sees it.
@@ -628,7 +620,6 @@ impl io::Write for Out {
 pub(crate) struct Writer {
     file: FileWriter<Out>,
     schema: Arc<Schema>,
-    stage: Stage,
 }
 
 /// An error of Arrow's writer, which has only those of the file.
@@ -647,22 +638,7 @@ impl Writer {
         let schema = Arc::new(schema(options.geometry));
         let path = partial.target().to_path_buf();
         let file = FileWriter::try_new(Out(partial), &schema).map_err(|error| refused(error, &path))?;
-        Ok(Self { file, schema, stage: Stage::new(GROUP) })
-    }
-
-    fn batch(&mut self, rows: Rows<'_>) -> Result<()> {
-        if rows.len == 0 {
-            return Ok(());
-        }
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(PrimitiveArray::<Int16Type>::from_iter_values(rows.x.iter().copied())),
-            Arc::new(PrimitiveArray::<Int16Type>::from_iter_values(rows.y.iter().copied())),
-            Arc::new(PrimitiveArray::<DurationMicrosecondType>::from_iter_values(rows.t.iter().copied())),
-            Arc::new(PrimitiveArray::<Int8Type>::from_iter_values(rows.p.iter().copied())),
-        ];
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
-        let result = batch.and_then(|batch| self.file.write(&batch));
-        result.map_err(|error| refused(error, self.file.get_ref().0.target()))
+        Ok(Self { file, schema })
     }
 }
 
@@ -675,16 +651,23 @@ impl Sink for Writer {
         true
     }
 
+    fn group(&self) -> Option<usize> {
+        Some(GROUP)
+    }
+
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
-        let mut stage = std::mem::take(&mut self.stage);
-        let result = stage.feed(rows, |rows| self.batch(rows));
-        self.stage = stage;
-        result
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(PrimitiveArray::<Int16Type>::from_iter_values(rows.x.iter().copied())),
+            Arc::new(PrimitiveArray::<Int16Type>::from_iter_values(rows.y.iter().copied())),
+            Arc::new(PrimitiveArray::<DurationMicrosecondType>::from_iter_values(rows.t.iter().copied())),
+            Arc::new(PrimitiveArray::<Int8Type>::from_iter_values(rows.p.iter().copied())),
+        ];
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
+        let result = batch.and_then(|batch| self.file.write(&batch));
+        result.map_err(|error| refused(error, self.file.get_ref().0.target()))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
-        let stage = std::mem::take(&mut self.stage);
-        self.batch(stage.rows())?;
         self.file.finish().map_err(|error| refused(error, self.file.get_ref().0.target()))?;
         match self.file.into_inner() {
             Ok(out) => Ok(out.0),

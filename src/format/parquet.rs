@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::format::arrow::{metadata, schema};
 use crate::schema::Geometry;
-use crate::write::{Compression, Partial, Sink, Stage, WriteOptions, refuse_compression};
+use crate::write::{Compression, Partial, Sink, WriteOptions, refuse_compression};
 use thrift::Struct;
 
 /// Rows of a row group.
@@ -71,7 +71,6 @@ pub(crate) struct Writer {
     partial: Partial,
     compress: bool,
     geometry: Geometry,
-    stage: Stage,
     /// Bytes written.
     position: u64,
     rows: u64,
@@ -87,22 +86,52 @@ impl Writer {
             Some(other) => return Err(refuse_compression(Format::Parquet, "`none` or `zstd`", other)),
         };
         partial.write_all(MAGIC)?;
-        Ok(Self {
-            partial,
-            compress,
-            geometry: options.geometry,
-            stage: Stage::new(GROUP),
-            position: MAGIC.len() as u64,
-            rows: 0,
-            groups: Vec::new(),
-        })
+        Ok(Self { partial, compress, geometry: options.geometry, position: MAGIC.len() as u64, rows: 0, groups: Vec::new() })
     }
 
-    /// Writes a row group.
-    fn group(&mut self, rows: Rows<'_>) -> Result<()> {
-        if rows.len == 0 {
-            return Ok(());
+    /// Metadata of the file.
+    fn footer(&mut self) -> Struct {
+        let mut schema = vec![Struct::default().text(4, "events").int32(5, NAMES.len() as i64)];
+        for (name, bits) in NAMES.iter().zip([16, 16, 64, 8]) {
+            let element = Struct::default().int32(1, if bits == 64 { INT64 } else { INT32 }).int32(3, 0).text(4, name);
+            schema.push(match bits {
+                64 => element,
+                // The types `INT_8` and `INT_16`, in the old way and in the new.
+                _ => element
+                    .int32(6, if bits == 8 { 15 } else { 16 })
+                    .nested(10, Struct::default().nested(10, Struct::default().byte(1, bits).bool(2, true))),
+            });
         }
+        let arrow = ("ARROW:schema".to_owned(), arrow_schema(self.geometry));
+        let keys = metadata(self.geometry).into_iter().chain([arrow]);
+        let keys = keys.map(|(key, value)| Struct::default().text(1, &key).text(2, &value)).collect();
+        // Statistics are in the order of the types.
+        let orders = NAMES.iter().map(|_| Struct::default().nested(1, Struct::default())).collect();
+        Struct::default()
+            .int32(1, 2)
+            .structs(2, schema)
+            .int64(3, self.rows.cast_signed())
+            .structs(4, std::mem::take(&mut self.groups))
+            .structs(5, keys)
+            .text(6, concat!("evlib version ", env!("CARGO_PKG_VERSION")))
+            .structs(7, orders)
+    }
+}
+
+impl Sink for Writer {
+    fn times(&self, _: i64) -> Range<i64> {
+        i64::MIN..i64::MAX
+    }
+
+    fn in_any_order(&self) -> bool {
+        true
+    }
+
+    fn group(&self) -> Option<usize> {
+        Some(GROUP)
+    }
+
+    fn write(&mut self, rows: Rows<'_>) -> Result<()> {
         let compress = self.compress;
         let encode = |column| match column {
             0 => dictionary(rows.x.iter().map(|x| i32::from(*x)), compress),
@@ -151,54 +180,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Metadata of the file.
-    fn footer(&mut self) -> Struct {
-        let mut schema = vec![Struct::default().text(4, "events").int32(5, NAMES.len() as i64)];
-        for (name, bits) in NAMES.iter().zip([16, 16, 64, 8]) {
-            let element = Struct::default().int32(1, if bits == 64 { INT64 } else { INT32 }).int32(3, 0).text(4, name);
-            schema.push(match bits {
-                64 => element,
-                // The types `INT_8` and `INT_16`, in the old way and in the new.
-                _ => element
-                    .int32(6, if bits == 8 { 15 } else { 16 })
-                    .nested(10, Struct::default().nested(10, Struct::default().byte(1, bits).bool(2, true))),
-            });
-        }
-        let arrow = ("ARROW:schema".to_owned(), arrow_schema(self.geometry));
-        let keys = metadata(self.geometry).into_iter().chain([arrow]);
-        let keys = keys.map(|(key, value)| Struct::default().text(1, &key).text(2, &value)).collect();
-        // Statistics are in the order of the types.
-        let orders = NAMES.iter().map(|_| Struct::default().nested(1, Struct::default())).collect();
-        Struct::default()
-            .int32(1, 2)
-            .structs(2, schema)
-            .int64(3, self.rows.cast_signed())
-            .structs(4, std::mem::take(&mut self.groups))
-            .structs(5, keys)
-            .text(6, concat!("evlib version ", env!("CARGO_PKG_VERSION")))
-            .structs(7, orders)
-    }
-}
-
-impl Sink for Writer {
-    fn times(&self, _: i64) -> Range<i64> {
-        i64::MIN..i64::MAX
-    }
-
-    fn in_any_order(&self) -> bool {
-        true
-    }
-
-    fn write(&mut self, rows: Rows<'_>) -> Result<()> {
-        let mut stage = std::mem::take(&mut self.stage);
-        let result = stage.feed(rows, |rows| self.group(rows));
-        self.stage = stage;
-        result
-    }
-
     fn finish(mut self: Box<Self>) -> Result<Partial> {
-        let stage = std::mem::take(&mut self.stage);
-        self.group(stage.rows())?;
         let mut footer = self.footer().finish();
         let len = u32::try_from(footer.len()).map_err(|_| Error::invalid("a footer of more than 2^32 bytes"))?;
         footer.extend(len.to_le_bytes());

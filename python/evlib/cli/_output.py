@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import evlib
+from evlib.exceptions import ArgumentError
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +40,8 @@ def open_recording(path: str, options: argparse.Namespace) -> evlib.Recording:
     return evlib.open(
         path,
         format=options.format,
+        path_map=_once(options.path_map) if options.path_map else None,
+        time_offset=options.time_offset,
         geometry=options.geometry,
         threads=options.threads,
         stream=options.stream,
@@ -46,6 +49,15 @@ def open_recording(path: str, options: argparse.Namespace) -> evlib.Recording:
         time_unit=options.time_unit,
         pixel_parts=options.pixel_parts,
     )
+
+
+def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Paths by column, none of which is given twice."""
+    paths = dict(pairs)
+    if len(paths) < len(pairs):
+        named = ", ".join(f"{column}={path}" for column, path in pairs)
+        raise ArgumentError(f"`--path-map` gives each column one path, found {named}")
+    return paths
 
 
 class Progress:

@@ -40,6 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--stream", metavar="NAME", help="stream of events, where the file has several cameras or topics")
     how.add_argument("--time-source", choices=TIME_SOURCES, help="ROS bags and MCAP: clock of times; by default sensor")
     how.add_argument("--time-unit", choices=TIME_UNITS, help="arrays and text: unit of times, in place of the file's")
+    how.add_argument("--time-offset", type=_time, metavar="TIME", help="arrays and text: added to times, as 1.5s")
+    how.add_argument(
+        "--path-map",
+        type=_path,
+        action="append",
+        metavar="COLUMN=PATH",
+        help="arrays: data set or member of x, y, timestamp, polarity, or of events with all four; once for each",
+    )
     how.add_argument("--pixel-parts", type=_positive, metavar="N", help="arrays: coordinates count parts of 1/N pixel")
     how.add_argument("--threads", type=_positive, metavar="N", help="threads that decode; all processors by default")
 
@@ -174,6 +182,13 @@ def _time(text: str) -> int:
             f"expected a whole number of microseconds, written with its unit, as 1.5s, 20ms or 300us, found {text!r}"
         )
     return int(exact)
+
+
+def _path(text: str) -> tuple[str, str]:
+    column, _, path = text.partition("=")
+    if not (column and path):
+        raise argparse.ArgumentTypeError(f"expected COLUMN=PATH, as x=/events/x, found {text!r}")
+    return column, path
 
 
 def _duration(text: str) -> int:

@@ -109,8 +109,9 @@ def losses(recording: evlib.Recording, path: str) -> int:
     if beside.height:
         print(f"evlib: note: {path}: not written: {', '.join(beside['name'])}", file=sys.stderr)
     found = recording.problems.filter(severity="loss")
-    for code, count, unit in found.select("code", "count", "unit").rows():
-        print(f"evlib: note: {path} has losses: {code} {count:,} {unit}", file=sys.stderr)
+    for code, count, unit, examples in found.select("code", "count", "unit", "examples").rows():
+        example = f": {examples[0]}" if examples else ""
+        print(f"evlib: note: {path} has losses: {code} {count:,} {unit}{example}", file=sys.stderr)
     return LOSSES if found.height else 0
 
 

@@ -24,6 +24,9 @@ BIN_US = 10_000
 DECODED_BYTES = 256 << 20
 """Size of a file up to which all times are decoded for the peak rate."""
 
+OPTIONS = frozenset({"layout", "columns", "time_unit", "time_offset_us", "pixel_parts"})
+"""Metadata of NPY and NPZ that are no arrays."""
+
 PARTS = 32
 """Parts that the peak rate of a bigger file is estimated from."""
 
@@ -143,8 +146,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ("size", with_unit(facts["bytes"], "B")),
         ("geometry", "unknown" if geometry is None else f"{geometry[0]} x {geometry[1]}"),
     ]
-    # Data sets of an HDF5 file: how they are stored.
-    lines += [("stored", f"{name}: {value}") for name, value in facts["metadata"].items() if name.startswith("/")]
+    lines += [("stored", f"{name}: {value}") for name, value in facts["metadata"].items() if _is_stored(facts, name)]
     lines += [("camera", _stream(row)) for row in streams.get("cameras", [])]
     if "events" in streams:
         lines += _event_lines(streams["events"], streams["triggers"]["count"])
@@ -152,6 +154,13 @@ def as_text(facts: dict[str, Any]) -> str:
         lines.append(("problems", ", ".join(problems) or "none"))
     lines += [("beside", _stream(row)) for row in streams["others"]]
     return "\n".join([facts["path"], *(f"  {name:<10} {value}" for name, value in lines)])
+
+
+def _is_stored(facts: dict[str, Any], name: str) -> bool:
+    """Tell whether metadata say how an array is stored: a data set of HDF5, or an array of NPY or NPZ."""
+    if facts["format"] in ("npy", "npz"):
+        return name not in OPTIONS
+    return facts["format"] == "hdf5" and name.startswith("/")
 
 
 def _stream(row: dict[str, Any]) -> str:

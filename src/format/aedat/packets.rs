@@ -222,14 +222,6 @@ impl<C: Container> Table for Packets<C> {
     fn notes(&self) -> Problems {
         self.directory.problems.clone()
     }
-
-    fn trigger_count(&self) -> u64 {
-        0
-    }
-
-    fn triggers(&self) -> Result<TriggerColumns> {
-        Ok(TriggerColumns::default())
-    }
 }
 
 /// The reader of a file of packets; it walks over them when they are first needed.

@@ -450,6 +450,45 @@ fn streams_of_version_4_are_chosen() {
     assert_eq!(OpenOptions::default().with_stream("pose").open(&file.0).expect_err("no events").kind(), ErrorKind::InvalidArgument);
 }
 
+/// A packet of one trigger of type 1.
+fn trigger_packet_4(id: i32, t: i64) -> Vec<u8> {
+    let mut payload = 56_u32.to_le_bytes().to_vec();
+    payload.extend([16, 0, 0, 0]);
+    payload.extend(b"TRIG");
+    payload.extend([0, 0, 6, 0, 8, 0, 4, 0, 6, 0, 0, 0, 4, 0, 0, 0]);
+    // A vector of one table, of a time and a type.
+    payload.extend([1, 0, 0, 0, 12, 0, 0, 0, 8, 0, 16, 0, 4, 0, 12, 0, 8, 0, 0, 0]);
+    payload.extend(t.to_le_bytes());
+    payload.extend([1, 0, 0, 0]);
+    [id.to_le_bytes().to_vec(), (payload.len() as i32).to_le_bytes().to_vec(), payload].concat()
+}
+
+#[test]
+fn damaged_packets_of_triggers_are_counted_once() {
+    let streams = [stream(0, "EVTS", "events", "a", "A", Some((640, 480))), stream(3, "TRIG", "triggers", "a", "A", None)];
+    let mut bytes = head_4(0, -1, &streams.concat());
+    bytes.extend(packet_4(0, &[(1, 2, 3, 1)]));
+    bytes.extend(trigger_packet_4(3, 7));
+    let damaged = bytes.len();
+    bytes.extend(trigger_packet_4(3, 8));
+    bytes[damaged + 16..damaged + 20].fill(0xEE);
+    bytes.extend(trigger_packet_4(3, 9));
+    let file = Temporary::new(&bytes);
+    for triggers_first in [false, true] {
+        let recording = file.open().expect("a header");
+        if triggers_first {
+            assert_eq!(recording.triggers().expect("triggers").timestamp, [7, 9]);
+        }
+        assert_eq!(read(&recording), [(1, 2, 3, 1)]);
+        let problems = recording.problems().expect("problems");
+        let found = problems.get(ProblemCode::DamagedPacket).expect("a damaged packet");
+        assert_eq!((found.count, found.first_offset), (1, damaged as u64));
+        assert_eq!(recording.triggers().expect("triggers").timestamp, [7, 9]);
+        assert_eq!((recording.trigger_count().expect("a count"), side_rows(&recording, "triggers")), (2, 2));
+        assert_eq!(recording.problems().expect("problems"), problems);
+    }
+}
+
 #[test]
 fn files_of_jaer_are_turned_and_unwrapped() {
     let mut bytes = head_4(0, -2, &stream(0, "EVTS", "events", "jAER", "", Some((346, 260))));

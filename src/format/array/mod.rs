@@ -18,7 +18,7 @@ use crate::problem::{ProblemCode, Problems};
 use crate::schema::{Column, Columns, Geometry, TimeRange, TimeUnit};
 use crate::simd;
 use crate::source::{Buffer, Source};
-use crate::table::Table;
+use crate::table::{Table, TableReader};
 
 use super::hdf5::ecf;
 use super::hdf5::filter::{self, Decoder, Filter};
@@ -166,6 +166,12 @@ pub(crate) struct Meaning {
 }
 
 impl Meaning {
+    /// Times, and whole pixels below `width`.
+    pub(crate) fn of(time: Time, width: u16) -> Self {
+        let pixel = |limit: u16| Pixel { parts: 1, first: 0, limit };
+        Self { time, x: pixel(width), y: pixel(Geometry::MAX) }
+    }
+
     /// Whether the file counts whole pixels and microseconds.
     fn is_plain(&self) -> bool {
         self.time.unit == TimeUnit::Microseconds && self.x.is_plain() && self.y.is_plain()
@@ -187,8 +193,8 @@ pub(crate) trait TimeIndex: Send + Sync {
 
 /// External triggers of a file, read on demand.
 pub(crate) trait TriggerSource: Send + Sync {
-    fn count(&self) -> u64;
-    fn read(&self) -> Result<TriggerColumns>;
+    /// The triggers that can be read; counts the others.
+    fn read(&self, problems: &mut Problems) -> Result<TriggerColumns>;
 }
 
 /// Events in arrays.
@@ -792,32 +798,26 @@ impl Table for ArrayTable {
         notes
     }
 
-    fn trigger_count(&self) -> u64 {
-        self.triggers.as_ref().map_or(0, |triggers| triggers.count())
-    }
-
-    fn triggers(&self) -> Result<TriggerColumns> {
-        self.triggers.as_ref().map_or_else(|| Ok(TriggerColumns::default()), |triggers| triggers.read())
+    fn triggers(&self, problems: &mut Problems) -> Result<TriggerColumns> {
+        self.triggers.as_ref().map_or_else(|| Ok(TriggerColumns::default()), |triggers| triggers.read(problems))
     }
 }
 
-/// Reads small tables: all rows of some parts.
-pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<EventColumns> {
-    let columns: Columns = parts.iter().flat_map(|part| &part.fields).map(|field| field.column).collect();
-    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
+/// Reads small tables: the rows of some parts, without those that have to be left out.
+pub(crate) fn read(source: &Arc<Source>, parts: Vec<Part>, meaning: Meaning, problems: &mut Problems) -> Result<EventColumns> {
+    let columns = parts.iter().flat_map(|part| &part.fields).map(|field| field.column).collect();
+    TableReader::new(ArrayTable::new(Arc::clone(source), parts, meaning)).rows(columns, problems)
+}
+
+/// Reads small tables that are of no use unless all of their rows can be read.
+pub(crate) fn read_whole(source: &Arc<Source>, parts: Vec<Part>, time: Time) -> Result<EventColumns> {
     let name = parts.first().map(|part| part.name.clone()).unwrap_or_default();
-    let table = ArrayTable::new(Arc::clone(source), parts, Meaning { time, x: pixel, y: pixel });
-    let rows = table.rows();
-    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), columns);
-    let suspects = table.fill(0..rows, columns, columns, builder.slots())?;
-    if suspects.is_empty() {
-        return Ok(builder.finish(rows as usize));
-    }
     let mut problems = Problems::default();
-    let unit = 0..rows.min(table.unit());
-    table.judge(unit.clone(), &mut vec![1; (unit.end - unit.start) as usize], &mut problems)?;
-    let why = problems.iter().find_map(|problem| problem.examples.first()).cloned().unwrap_or_default();
-    Err(Error::format(format!("`{name}` cannot be read: {why}")))
+    let found = read(source, parts, Meaning::of(time, Geometry::MAX), &mut problems)?;
+    match problems.iter().find_map(|problem| problem.examples.first()) {
+        Some(why) => Err(Error::format(format!("`{name}` cannot be read: {why}"))),
+        None => Ok(found),
+    }
 }
 
 /// Values of the first rows of a column that is taken for times of a unit, in microseconds, without those that do not
@@ -826,19 +826,8 @@ pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit
     for part in &mut parts {
         part.rows = part.rows.min(rows);
     }
-    let pixel = Pixel { parts: 1, first: 0, limit: Geometry::MAX };
-    let meaning = Meaning { time: Time { unit, offset_us: 0 }, x: pixel, y: pixel };
-    let table = ArrayTable::new(Arc::clone(source), parts, meaning);
-    let rows = table.rows();
-    let only_time = Columns::NONE.with(Column::Timestamp);
-    let mut builder = ColumnsBuilder::new(usize::try_from(rows).unwrap_or(usize::MAX), only_time);
-    let suspects = table.fill(0..rows, only_time, only_time, builder.slots())?;
-    let mut keep = vec![1; rows as usize];
-    if !suspects.is_empty() {
-        table.judge(0..rows, &mut keep, &mut Problems::default())?;
-    }
-    let found = builder.finish(rows as usize);
-    Ok(found.timestamp().iter().zip(keep).filter(|(_, keep)| *keep == 1).map(|(value, _)| *value).collect())
+    let meaning = Meaning::of(Time { unit, offset_us: 0 }, Geometry::MAX);
+    Ok(read(source, parts, meaning, &mut Problems::default())?.timestamp().to_vec())
 }
 
 /// What stands for 1 in a [`sample`] of microseconds for integers, of seconds for floats.

@@ -9,7 +9,7 @@ use crate::schema::{Column, TimeRange, TimeUnit};
 use crate::source::Source;
 
 use super::meta::{Dataset, Dtype};
-use super::{Wanted, cell, numbers, parts, read};
+use super::{Wanted, cell, numbers, parts, read_whole};
 use crate::format::array::cell::Time;
 use crate::format::array::{TimeAt, TimeIndex};
 
@@ -181,7 +181,7 @@ impl Prophesee {
         let Some(cell) = cell(&field.dtype) else { return Ok(vec![-1]) };
         let wanted = [Wanted { column: Column::Timestamp, cell, offset: field.offset, at: 0 }];
         let time = Time { unit: TimeUnit::Microseconds, offset_us: 0 };
-        let found = read(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, time)?;
+        let found = read_whole(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, time)?;
         Ok(found.timestamp().to_vec())
     }
 

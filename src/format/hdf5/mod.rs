@@ -12,7 +12,7 @@ use crate::source::Source;
 use crate::table::TableReader;
 
 use super::array::cell::{Cell, Number, Pixel, Time};
-use super::array::{self, ArrayTable, Chunk, Field, Meaning, Part, Storage, TriggerSource, names, order, read};
+use super::array::{self, ArrayTable, Chunk, Field, Meaning, Part, Storage, TriggerSource, names, order, read, read_whole};
 use super::{Confidence, Format, Identity, Opened};
 
 pub(crate) mod ecf;
@@ -42,6 +42,8 @@ const SAMPLE: u64 = 4096;
 /// Rows that were never written and may all the same lie between others: this many, and this many times those stored.
 const HOLES: u64 = 1 << 20;
 const HOLES_TIMES: u64 = 16;
+/// Numbers that inputs of external triggers have.
+const INPUTS: u16 = 256;
 /// Longest row, in bytes, of records or a table; events have a few numbers.
 const LONGEST_ROW: usize = 64 << 10;
 
@@ -205,32 +207,48 @@ struct Triggers {
     time: Time,
 }
 
-impl TriggerSource for Triggers {
-    fn count(&self) -> u64 {
-        self.dataset.elements()
-    }
-
-    fn read(&self) -> Result<TriggerColumns> {
+impl Triggers {
+    /// The columns of the triggers, the input channel in place of x.
+    fn parts(&self, notes: &mut Problems) -> Result<Vec<Part>> {
         let Dtype::Compound { fields, .. } = &self.dataset.dtype else { return Err(not_numbers(&self.dataset)) };
-        let wanted = |column: Column, name: &str| {
+        let wanted = |(column, name): (Column, &str)| {
             let field = fields.iter().find(|field| field.name == name)?;
             Some(Wanted { column, cell: cell(&field.dtype)?, offset: field.offset, at: 0 })
         };
-        // The input channel takes the place of a pixel column.
-        let wanted: Option<Vec<_>> = [(Column::X, "id"), (Column::Timestamp, "t"), (Column::Polarity, "p")]
-            .map(|(column, name)| wanted(column, name))
-            .into_iter()
-            .collect();
-        let wanted = wanted.ok_or_else(|| not_numbers(&self.dataset))?;
-        let found = read(&self.source, parts(&self.dataset, &wanted, &mut Problems::default())?, self.time)?;
+        let wanted: Option<Vec<_>> =
+            [(Column::X, "id"), (Column::Timestamp, "t"), (Column::Polarity, "p")].map(wanted).into_iter().collect();
+        parts(&self.dataset, &wanted.ok_or_else(|| not_numbers(&self.dataset))?, notes)
+    }
+}
+
+impl TriggerSource for Triggers {
+    fn read(&self, problems: &mut Problems) -> Result<TriggerColumns> {
+        let path = &self.dataset.path;
+        let parts = match self.parts(problems) {
+            // Events are given all the same.
+            Err(error) if matches!(error.kind(), ErrorKind::Format | ErrorKind::Unsupported) => {
+                problems.add(ProblemCode::Unreadable, self.dataset.elements(), 0, 0, || format!("`{path}`: {error}"));
+                return Ok(TriggerColumns::default());
+            }
+            parts => parts?,
+        };
+        let mut left_out = Problems::default();
+        let found = read(&self.source, parts, Meaning::of(self.time, INPUTS), &mut left_out)?;
+        for problem in left_out.iter() {
+            let (count, offset) = (problem.count, problem.first_offset);
+            match problem.code {
+                ProblemCode::OutOfBounds => problems.add(ProblemCode::BadValue, count, 0, offset, || {
+                    format!("`{path}`: {count} triggers of inputs other than 0 to {}", INPUTS - 1)
+                }),
+                ProblemCode::BadValue => {
+                    problems.add(problem.code, count, 0, offset, || format!("`{path}`: {count} triggers without a time or polarity"));
+                }
+                _ => problems.merge_one(problem),
+            }
+        }
         let mut triggers = TriggerColumns::default();
         for ((id, t), p) in found.x().iter().zip(found.timestamp()).zip(found.polarity()) {
-            let id = u8::try_from(*id).map_err(|_| {
-                Error::new(ErrorKind::Unsupported, format!("data set `{}` has triggers of unknown inputs", self.dataset.path))
-                    .expecting("inputs from 0 to 255")
-                    .but_found(id.to_string())
-            })?;
-            triggers.push(id, *p > 0, *t);
+            triggers.push(*id as u8, *p > 0, *t);
         }
         Ok(triggers)
     }
@@ -241,7 +259,7 @@ fn numbers(source: &Arc<Source>, dataset: &Dataset) -> Result<Vec<i64>> {
     let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(dataset))?;
     let wanted = [Wanted { column: Column::Timestamp, cell, offset: 0, at: 0 }];
     let time = Time { unit: TimeUnit::Microseconds, offset_us: 0 };
-    let found = read(source, parts(dataset, &wanted, &mut Problems::default())?, time)?;
+    let found = read_whole(source, parts(dataset, &wanted, &mut Problems::default())?, time)?;
     Ok(found.timestamp().to_vec())
 }
 

@@ -378,14 +378,6 @@ impl Table for Packets {
     fn notes(&self) -> Problems {
         self.notes.clone()
     }
-
-    fn trigger_count(&self) -> u64 {
-        0
-    }
-
-    fn triggers(&self) -> Result<TriggerColumns> {
-        Ok(TriggerColumns::default())
-    }
 }
 
 /// The reader of packets: makes its table when it is first asked for events.

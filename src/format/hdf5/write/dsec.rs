@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::format::hdf5::filter::{self, BLOSC, Chunk, DEFLATE, SHUFFLE};
 use crate::schema::Geometry;
 use crate::source::Source;
-use crate::write::{Compression, Partial, Sink, Stage};
+use crate::write::{Compression, Partial, Sink};
 
 /// Rows of a chunk.
 const ROWS: usize = 1 << 16;
@@ -41,7 +41,6 @@ pub(super) struct Writer {
     geometry: Geometry,
     compression: Compression,
     pipeline: Pipeline,
-    stage: Stage,
     datasets: [Chunks; 5],
     rows: u64,
     /// What is subtracted from times, once there is an event.
@@ -60,42 +59,12 @@ impl Writer {
             geometry,
             compression,
             pipeline: Pipeline::default(),
-            stage: Stage::new(GROUP),
             datasets: [ROWS, ROWS, ROWS, ROWS, ENTRIES].map(Chunks::new),
             rows: 0,
             offset_us: None,
             wide: false,
             entries: Vec::new(),
             written: 0,
-        })
-    }
-
-    /// Encodes rows: whole chunks, but for the last of the file.
-    fn group(&mut self, rows: Rows<'_>) -> Result<()> {
-        let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
-        let offset = *self.offset_us.get_or_insert_with(|| first.saturating_sub(first.rem_euclid(1000)));
-        self.tabulate(rows.t, offset)?;
-        if !self.wide && last - offset > i64::from(u32::MAX) {
-            self.widen()?;
-        }
-        self.rows += rows.len as u64;
-        let (wide, compression) = (self.wide, self.compression);
-        let mut jobs = Vec::new();
-        for start in (0..rows.len).step_by(ROWS) {
-            let part = rows.cut(start..rows.len.min(start + ROWS));
-            jobs.extend([X, Y, P, T].map(|column| (column, (column, part))));
-        }
-        self.pipeline.run(&mut self.file, &mut self.datasets, jobs, |(column, rows), worker, out| {
-            let plain = &mut worker.plain;
-            plain.clear();
-            let element = match column {
-                X => fill(plain, rows.x, i16::to_le_bytes),
-                Y => fill(plain, rows.y, i16::to_le_bytes),
-                P => fill(plain, rows.p, |p| [u8::from(p > 0)]),
-                _ if wide => fill(plain, rows.t, |t| (t - offset).to_le_bytes()),
-                _ => fill(plain, rows.t, |t| ((t - offset) as u32).to_le_bytes()),
-            };
-            encode(compression, worker, element, ROWS, out)
         })
     }
 
@@ -200,16 +169,39 @@ impl Sink for Writer {
         TOO_LATE
     }
 
+    fn group(&self) -> Option<usize> {
+        Some(GROUP)
+    }
+
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
-        let mut stage = std::mem::take(&mut self.stage);
-        let result = stage.feed(rows, |rows| self.group(rows));
-        self.stage = stage;
-        result
+        let (Some(first), Some(last)) = (rows.t.first(), rows.t.last()) else { return Ok(()) };
+        let offset = *self.offset_us.get_or_insert_with(|| first.saturating_sub(first.rem_euclid(1000)));
+        self.tabulate(rows.t, offset)?;
+        if !self.wide && last - offset > i64::from(u32::MAX) {
+            self.widen()?;
+        }
+        self.rows += rows.len as u64;
+        let (wide, compression) = (self.wide, self.compression);
+        let mut jobs = Vec::new();
+        for start in (0..rows.len).step_by(ROWS) {
+            let part = rows.cut(start..rows.len.min(start + ROWS));
+            jobs.extend([X, Y, P, T].map(|column| (column, (column, part))));
+        }
+        self.pipeline.run(&mut self.file, &mut self.datasets, jobs, |(column, rows), worker, out| {
+            let plain = &mut worker.plain;
+            plain.clear();
+            let element = match column {
+                X => fill(plain, rows.x, i16::to_le_bytes),
+                Y => fill(plain, rows.y, i16::to_le_bytes),
+                P => fill(plain, rows.p, |p| [u8::from(p > 0)]),
+                _ if wide => fill(plain, rows.t, |t| (t - offset).to_le_bytes()),
+                _ => fill(plain, rows.t, |t| ((t - offset) as u32).to_le_bytes()),
+            };
+            encode(compression, worker, element, ROWS, out)
+        })
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
-        let stage = std::mem::take(&mut self.stage);
-        self.group(stage.rows())?;
         self.pipeline.flush(&mut self.file, &mut self.datasets)?;
         if !self.entries.is_empty() {
             self.write_entries()?;

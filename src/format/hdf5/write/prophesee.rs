@@ -9,7 +9,7 @@ use crate::columns::{Rows, TriggerColumns};
 use crate::error::Result;
 use crate::format::hdf5::{ecf, filter};
 use crate::schema::Geometry;
-use crate::write::{Partial, Sink, Stage, TriggerLimits};
+use crate::write::{Partial, Sink, TriggerLimits};
 
 /// Records of a chunk, of every data set.
 const ROWS: usize = 1 << 14;
@@ -110,7 +110,6 @@ pub(super) struct Writer {
     file: File,
     attributes: Vec<Attribute>,
     pipeline: Pipeline,
-    stage: Stage,
     events: [Chunks; 1],
     rows: u64,
     index: Index,
@@ -135,7 +134,6 @@ impl Writer {
             file: File::new(partial)?,
             attributes: attributes.map(|(name, value)| Attribute::text(name, value)).into(),
             pipeline: Pipeline::default(),
-            stage: Stage::new(GROUP),
             events: [Chunks::new(ROWS)],
             rows: 0,
             index: Index::new(),
@@ -143,15 +141,6 @@ impl Writer {
             trigger_index: Index::new(),
             last_trigger_us: 0,
         })
-    }
-
-    /// Encodes rows: whole chunks, but for the last of the file.
-    fn group(&mut self, rows: Rows<'_>) -> Result<()> {
-        self.index.extend(&mut self.file, self.rows, rows.t)?;
-        self.rows += rows.len as u64;
-        let jobs = (0..rows.len).step_by(ROWS).map(|start| (0, rows.cut(start..rows.len.min(start + ROWS)))).collect();
-        self.pipeline
-            .run(&mut self.file, &mut self.events, jobs, |rows: Rows<'_>, _, out| Ok(ecf::encode(rows.x, rows.y, rows.t, rows.p, out)?))
     }
 }
 
@@ -164,11 +153,16 @@ impl Sink for Writer {
         TOO_LATE
     }
 
+    fn group(&self) -> Option<usize> {
+        Some(GROUP)
+    }
+
     fn write(&mut self, rows: Rows<'_>) -> Result<()> {
-        let mut stage = std::mem::take(&mut self.stage);
-        let result = stage.feed(rows, |rows| self.group(rows));
-        self.stage = stage;
-        result
+        self.index.extend(&mut self.file, self.rows, rows.t)?;
+        self.rows += rows.len as u64;
+        let jobs = (0..rows.len).step_by(ROWS).map(|start| (0, rows.cut(start..rows.len.min(start + ROWS)))).collect();
+        self.pipeline
+            .run(&mut self.file, &mut self.events, jobs, |rows: Rows<'_>, _, out| Ok(ecf::encode(rows.x, rows.y, rows.t, rows.p, out)?))
     }
 
     fn triggers(&mut self, triggers: &TriggerColumns) -> Result<()> {
@@ -189,8 +183,6 @@ impl Sink for Writer {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Partial> {
-        let stage = std::mem::take(&mut self.stage);
-        self.group(stage.rows())?;
         self.pipeline.flush(&mut self.file, &mut self.events)?;
         let Self { file, attributes, events, rows, index, triggers, trigger_index, .. } = &mut *self;
         let event =
