@@ -74,7 +74,7 @@ docs: $(VENV)/.built $(VENV)/.group-docs ## Build the documentation, warnings as
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 
 bench: $(VENV)/.built $(VENV)/.group-bench ## Run the benchmarks of this library
-	$(BIN)/python benchmarks/suite.py
+	$(BIN)/python benchmarks/suite.py $(BENCH_ARGS)
 	$(CARGO) bench --no-default-features --bench decode --bench log -- --warm-up-time 0.3 --measurement-time 0.7
 
 compare: $(VENV)/.built $(VENV)/.group-bench ## Compare with other libraries (needs ../shared and installs each into a venv)

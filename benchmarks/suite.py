@@ -1,12 +1,14 @@
 """Run all benchmarks of this repository: figures, pictures, and a comparison of ratios with the stored baseline.
 
-    python benchmarks/suite.py [--quick] [--only numpy_codec,boundary] [--save-baseline]
+    python benchmarks/suite.py [--quick] [--only numpy_codec,boundary] [--save-baseline] [--docs]
 
 Writes `benchmarks/results/latest.json`, `latest.md` and pictures; with `--only`, what is there of other programs is
 kept, each with the machine and the date of its own run. Each program runs in a process of its own, one after
 the other. Seconds depend on the machine, so what is compared with `baseline.json` are ratios of two things measured in
 one run. A ratio that fell below the part of the baseline that is allowed is reported as a regression; the suite fails
 for it only with `--strict`, and no test depends on it.
+
+`--docs` puts the tables into `docs/benchmarks.md`; with `--no-run`, those of the last run.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
 BASELINE = HERE / "baseline.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARKS = "<!-- suite:start -->", "<!-- suite:end -->"
 PROGRAMS = ["numpy_codec", "log_figures", "io_matrix", "boundary", "dataframe"]
 ALLOWED = 0.5
 """Part of the baseline's ratio that is still no regression: what runs on a busy machine vary by."""
@@ -89,6 +93,8 @@ def markdown(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {number}" for name, number in found["versions"].items()),
         f"* `{about['command']}`, {found['seconds'] / 60:.1f} minutes",
     ]
+    if "--only" in about["command"]:
+        lines.append("* the programs ran one at a time, each when it says; what stands here is of the last one")
     parts = ["\n".join(lines)]
     for program in found["programs"].values():
         report = Report.from_json(program)
@@ -102,6 +108,26 @@ def markdown(found: dict[str, Any]) -> str:
             parts.append("\n".join(f"* {note}" for note in report.notes))
     parts += ["### Ratios", ratios_table(found["comparison"])]
     return "\n\n".join(parts) + "\n"
+
+
+def publish(text: str) -> None:
+    """Put the tables of a run between the marks of the page."""
+    page = PAGE.read_text()
+    start, end = (page.index(mark) for mark in MARKS)
+    PAGE.write_text(f"{page[: start + len(MARKS[0])]}\n{text.strip()}\n{page[end:]}")
+    print(f"{PAGE} has the tables of this run")
+
+
+def keep(found: dict[str, Any], args: argparse.Namespace) -> None:
+    """Store what is wanted of a run."""
+    if "--quick" in found["machine"]["command"]:
+        raise SystemExit("the last run was a quick one, which is nothing to be kept")
+    if args.save_baseline:
+        about = {key: found["machine"][key] for key in ("date", "cpu", "cores", "commit")}
+        ratios = {row["ratio"]: float(f"{row['value']:.4g}") for row in found["comparison"]}
+        BASELINE.write_text(json.dumps({"machine": about, "ratios": ratios}, indent=1) + "\n")
+    if args.docs:
+        publish(markdown(found))
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +150,16 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, help="where inputs are written; by default the temporary directory")
     parser.add_argument("--save-baseline", action="store_true", help="store the ratios of this run")
     parser.add_argument("--strict", action="store_true", help="fail if a ratio regressed")
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--no-run", action="store_true", help="with --docs, --save-baseline: keep the last run")
     args = parser.parse_args()
+    if args.quick and (args.docs or args.save_baseline):
+        parser.error("a quick run is nothing to be kept")
+    if args.no_run:
+        if args.only or not (args.docs or args.save_baseline):
+            parser.error("--no-run goes with --docs and --save-baseline")
+        keep(json.loads((RESULTS / "latest.json").read_text()), args)
+        return 0
     RESULTS.mkdir(exist_ok=True)
     start = time.time()
     chosen = args.only.split(",") if args.only else PROGRAMS
@@ -163,10 +198,7 @@ def main() -> int:
         print(f"  {row['what']}: {row['value']:.4g} {row['unit']}, target {row['target']}")
     print(f"regressions: {', '.join(regressed) or 'none'}")
     print(f"{found['seconds'] / 60:.1f} minutes; {latest}, latest.md, {len(pictures)} pictures")
-    if args.save_baseline:
-        kept = stored["ratios"] | {name: float(f"{value:.4g}") for name, value in ratios.items()}
-        about = {key: found["machine"][key] for key in ("date", "cpu", "cores", "commit")}
-        BASELINE.write_text(json.dumps({"machine": about, "ratios": kept}, indent=1) + "\n")
+    keep(found, args)
     return 1 if args.strict and regressed else 0
 
 

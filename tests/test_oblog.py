@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -951,6 +952,38 @@ def test_a_file_that_is_no_log(tmp_path):
         channel = ObLog(tmp_path).channel("c")
         assert len(channel) == 0
         assert channel.recovery.bytes == len(content)
+
+
+def test_a_packed_log_is_refused(oblog, tmp_path):
+    """A log that is stored in an archive is in the file as it is, but is not the file."""
+    path = write(oblog, "c", [np.arange(5)] * 3)
+    packed = tmp_path / "log.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        archive.write(path, "c.000001.mcap")
+    for read in (lambda: ObLog(packed).channels(), lambda: ObLog(packed).channel("c")):
+        with pytest.raises(FormatError, match=r"(?s)expected the MCAP magic, found a zip archive.*unpack it first"):
+            read()
+
+
+def test_a_schema_that_many_channels_share_has_a_bound(tmp_path):
+    from mcap.writer import CompressionType, Writer
+
+    path = tmp_path / "foreign.mcap"
+    for channels, is_read in ((3, True), (80, False)):
+        with path.open("wb") as stream:
+            writer = Writer(stream, compression=CompressionType.ZSTD)
+            writer.start()
+            schema = writer.register_schema("s", "protobuf", bytes(2 << 20))
+            for number in range(channels):
+                channel = writer.register_channel(f"/{number}", "cdr", schema)
+                writer.add_message(channel, number, b"x", number)
+            writer.finish()
+        log = ObLog(path)
+        if is_read:
+            assert [len(log.channel(name)) for name in log.channels()] == [1] * channels
+        else:
+            with pytest.raises(UnsupportedError, match="say too much of themselves"):
+                log.channels()
 
 
 def test_pickle_needs_consent(oblog):

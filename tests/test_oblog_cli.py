@@ -88,6 +88,16 @@ def test_cat(log, capsys):
     assert main(["log", "cat", str(log.path), "pickled", "--allow-pickle"]) == 0
 
 
+@pytest.mark.parametrize("array", [np.array([1 + 2j]), np.array(["2020-01-01"], "M8[D]"), np.array([b"ab"])])
+def test_arrays_that_json_does_not_have(tmp_path, capsys, array):
+    with ObLog(tmp_path / "logs") as oblog:
+        oblog.get_writer("c", NumpyArrayCodec())(array)
+    assert main(["log", "cat", str(tmp_path / "logs"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["item"] == [str(array.tolist()[0])]
+    assert main(["log", "export", str(tmp_path / "logs"), "c", str(tmp_path / "c.jsonl")]) == 0
+    assert json.loads((tmp_path / "c.jsonl").read_text())["item"] == [str(array.tolist()[0])]
+
+
 def test_repair(log, tmp_path, capsys):
     damage(log, "array")
     before = {file.name: file.read_bytes() for file in log.path.iterdir()}

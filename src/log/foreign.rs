@@ -15,6 +15,12 @@ use super::sys::Memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::lz4;
 
+/// What packed files start with: zip, gzip, Zstandard.
+const PACKED: [&[u8]; 3] = [b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
+/// Messages that any file may have.
+const ALWAYS: usize = 1 << 24;
+/// Most bytes of the descriptions of all channels of a file: many may share a schema, which each then has.
+const DESCRIBED_LIMIT: usize = 256 << 20;
 /// Most bytes that a chunk may unpack to.
 const CHUNK_LIMIT: u64 = 1 << 30;
 /// Name of the codec of `.blog` files: their first record says more.
@@ -279,11 +285,14 @@ struct Described {
 struct Collector {
     schemas: BTreeMap<u16, (String, String, Vec<u8>)>,
     channels: BTreeMap<u16, Described>,
+    /// Bytes of their descriptions.
+    described: usize,
+    messages: usize,
 }
 
 impl Collector {
-    /// Takes one record; `place` says where its content is.
-    fn take(&mut self, opcode: u8, content: &[u8], place: Place) -> Option<()> {
+    /// Takes one record of a file of so many bytes; `place` says where its content is.
+    fn take(&mut self, file_len: usize, opcode: u8, content: &[u8], place: Place) -> Option<()> {
         let mut fields = Fields(content);
         match opcode {
             op::SCHEMA => {
@@ -294,8 +303,15 @@ impl Collector {
             }
             op::CHANNEL => {
                 let (id, schema) = (fields.u16()?, fields.u16()?);
+                if self.channels.contains_key(&id) {
+                    return Some(());
+                }
                 let (topic, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
                 let len = fields.u32()? as usize;
+                self.described = self.described.saturating_add(len + 2 * self.schemas.get(&schema).map_or(0, |schema| schema.2.len()));
+                if self.described > DESCRIBED_LIMIT {
+                    return Some(());
+                }
                 let mut pairs = Fields(fields.bytes(len)?);
                 let mut metadata = Vec::new();
                 while !pairs.0.is_empty() {
@@ -306,7 +322,7 @@ impl Collector {
                     metadata.push(("schema_encoding".to_owned(), encoding.clone()));
                     metadata.push(("schema_data".to_owned(), hexadecimal(data)));
                 }
-                self.channels.entry(id).or_insert(Described { topic, encoding, metadata, entries: Vec::new() });
+                self.channels.insert(id, Described { topic, encoding, metadata, entries: Vec::new() });
             }
             op::MESSAGE => {
                 let id = fields.u16()?;
@@ -317,6 +333,10 @@ impl Collector {
                     Place::Chunk(chunk, at) => Place::Chunk(chunk, at + MESSAGE_LEN as u64),
                 };
                 let len = fields.0.len() as u64;
+                self.messages += 1;
+                if self.messages > messages_limit(file_len) {
+                    return Some(());
+                }
                 self.channels.get_mut(&id)?.entries.push(Entry { place, len, sequence, log_time_ns, sensor_time_ns });
             }
             _ => {}
@@ -324,16 +344,38 @@ impl Collector {
         Some(())
     }
 
+    /// An error if the channels of a file of `len` bytes say too much of themselves, or have too many messages.
+    fn check(&self, len: usize) -> Result<()> {
+        let messages = messages_limit(len);
+        if self.messages > messages {
+            return Err(Error::new(ErrorKind::Unsupported, "too many messages for the size of the file")
+                .expecting(format!("at most {messages}"))
+                .but_found("more".to_owned()));
+        }
+        if self.described <= DESCRIBED_LIMIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, "the channels of the file say too much of themselves")
+            .expecting(format!("metadata and schemas of at most {DESCRIBED_LIMIT} bytes"))
+            .but_found(format!("{} and more", self.described)))
+    }
+
     /// Takes the records of a stretch; `None` where one is damaged.
-    fn take_all(&mut self, bytes: &[u8], place: impl Fn(u64) -> Place) -> Option<()> {
+    fn take_all(&mut self, file_len: usize, bytes: &[u8], place: impl Fn(u64) -> Place) -> Option<()> {
         let mut at = 0;
         while at < bytes.len() {
             let (opcode, content) = envelope(bytes, at)?;
-            self.take(opcode, bytes.get(content.clone())?, place(content.start as u64))?;
+            self.take(file_len, opcode, bytes.get(content.clone())?, place(content.start as u64))?;
             at = content.end;
         }
         Some(())
     }
+}
+
+/// Most messages of a file of so many bytes, which compression may have made small: what is known of each has to stay in
+/// memory.
+fn messages_limit(file_len: usize) -> usize {
+    (file_len / 4).max(ALWAYS)
 }
 
 /// Opcode and content of the record at `at`.
@@ -351,14 +393,17 @@ pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
     let file = memory.bytes();
     if !file.starts_with(&MAGIC) {
         let found = crate::format::looks_like(file.get(..4096).unwrap_or(file));
-        return Err(Error::format("not an MCAP file").expecting("the MCAP magic").but_found(found).at(0).with_path(path));
+        let error = Error::format("not an MCAP file").expecting("the MCAP magic").but_found(found).at(0).with_path(path);
+        let packed = PACKED.iter().any(|magic| file.starts_with(magic));
+        return Err(if packed { error.hint("a log is read as it lies on the disk: unpack it first") } else { error });
     }
     let mut collector = Collector::default();
     // The summary repeats what the data say of channels, which is lost with the chunk that has it.
     let mut at = footer(file).map_or(file.len(), |end| end + DATA_END_LEN);
     while let Some((opcode, content)) = envelope(file, at) {
         if matches!(opcode, op::SCHEMA | op::CHANNEL) {
-            let _damaged = collector.take(opcode, file.get(content.clone()).unwrap_or_default(), Place::File(0));
+            let _damaged = collector.take(file.len(), opcode, file.get(content.clone()).unwrap_or_default(), Place::File(0));
+            collector.check(file.len()).map_err(|error| error.with_path(path))?;
         }
         at = content.end;
     }
@@ -388,7 +433,10 @@ pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
                 lose("damaged chunk", at, content.end);
             }
             op::CHUNK => {}
-            _ if collector.take(opcode, bytes, Place::File(content.start as u64)).is_none() => {
+            op::CHANNEL if collector.take(file.len(), opcode, bytes, Place::File(0)).is_some() => {
+                collector.check(file.len()).map_err(|error| error.with_path(path))?;
+            }
+            _ if collector.take(file.len(), opcode, bytes, Place::File(content.start as u64)).is_none() => {
                 lose("damaged record", at, file.len());
                 break;
             }
@@ -437,7 +485,7 @@ pub(super) fn describe(path: &Path) -> Result<Option<Description>> {
     {
         if matches!(opcode, op::SCHEMA | op::CHANNEL) {
             let bytes = file.get(content.clone()).unwrap_or_default();
-            if collector.take(opcode, bytes, Place::File(at as u64)).is_none() {
+            if collector.take(file.len(), opcode, bytes, Place::File(at as u64)).is_none() {
                 return Ok(None);
             }
         }
@@ -463,15 +511,16 @@ fn take_chunk(collector: &mut Collector, chunks: &mut Vec<Chunk>, file: &[u8], c
     let number = u32::try_from(chunks.len()).map_err(|_| Error::format("more than 2^32 chunks"))?;
     let start = chunk.records.start as u64;
     let taken = if chunk.compression.is_empty() {
-        collector.take_all(file.get(chunk.records.clone()).unwrap_or_default(), |at| Place::File(start + at))
+        collector.take_all(file.len(), file.get(chunk.records.clone()).unwrap_or_default(), |at| Place::File(start + at))
     } else {
         match unpack(file, &chunk) {
-            Ok(unpacked) => collector.take_all(&unpacked, |at| Place::Chunk(number, at)),
+            Ok(unpacked) => collector.take_all(file.len(), &unpacked, |at| Place::Chunk(number, at)),
             Err(error) if error.kind() == ErrorKind::Format => None,
             Err(error) => return Err(error),
         }
     };
     chunks.push(chunk);
+    collector.check(file.len())?;
     Ok(taken.is_some())
 }
 
@@ -483,4 +532,28 @@ fn hexadecimal(bytes: &[u8]) -> String {
         }
         digits
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_file_has_a_bound() {
+        let kept = |messages, described| Collector { described, messages, ..Collector::default() };
+        assert!(kept(ALWAYS, DESCRIBED_LIMIT).check(0).is_ok());
+        assert!(kept(0, DESCRIBED_LIMIT + 1).check(usize::MAX).is_err());
+        assert!(kept(ALWAYS + 1, 0).check(0).is_err());
+        assert!(kept(ALWAYS + 1, 0).check(4 * (ALWAYS + 1)).is_ok());
+
+        let mut collector = Collector::default();
+        let channel = [1, 0, 0, 0, 1, 0, 0, 0, b'a', 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(collector.take(0, op::CHANNEL, &channel, Place::File(0)).is_some());
+        let message = [[1, 0].as_slice(), &[0; 20]].concat();
+        for _ in 0..3 {
+            assert!(collector.take(0, op::MESSAGE, &message, Place::File(0)).is_some());
+            collector.messages = ALWAYS;
+        }
+        assert_eq!(collector.channels.get(&1).unwrap().entries.len(), 1);
+    }
 }

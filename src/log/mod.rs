@@ -191,7 +191,7 @@ impl Log {
             return Ok(vec![Channel::of_topics(name, vec![foreign::open_blog(&self.path)?])]);
         }
         let session = Session::open(&self.path, verify)?;
-        if !session.info().channel.is_empty() {
+        if session.is_log() {
             return Ok(vec![Channel::of_sessions(session.info().channel.clone(), vec![session])]);
         }
         // Several writers may have used one topic, each with an encoding of its own.

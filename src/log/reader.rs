@@ -13,6 +13,7 @@ use super::recovery::{self, Scan};
 use super::sys::Memory;
 use super::{foreign, name, writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mcap;
 
 /// How much of a log is checked when it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -248,9 +249,12 @@ impl Session {
         // Closed just now, it has got longer.
         let grown = || std::fs::metadata(&self.path).is_ok_and(|now| now.len() > file.len() as u64);
         let writing = !self.closed && (self.is_being_written() || grown());
-        self.recovery = match (lost_bytes, writing) {
-            (_, true) if torn || lost_bytes == 0 => Recovery::default(),
-            (0, _) => Recovery { reason: Some(if self.closed { "damaged index" } else { "not closed" }.to_owned()), ..Recovery::default() },
+        let lost = lost_bytes > 0 || lost_records > 0;
+        self.recovery = match (lost, writing) {
+            (_, true) if torn || !lost => Recovery::default(),
+            (false, _) => {
+                Recovery { reason: Some(if self.closed { "damaged index" } else { "not closed" }.to_owned()), ..Recovery::default() }
+            }
             _ => Recovery {
                 records: lost_records,
                 bytes: lost_bytes,
@@ -274,13 +278,15 @@ impl Session {
         let mut damaged = HashSet::new();
         for at in 0..self.len() {
             let Some((offset, _)) = self.entry_in(file, at) else { continue };
-            let head = file.get(offset as usize..).and_then(|rest| Head::parse(rest, offset, self.info.session));
-            if head.is_some_and(|head| recovery::payload_is_right(file, &head)) {
+            let rest = usize::try_from(offset).ok().and_then(|offset| file.get(offset..));
+            let head = rest.and_then(|rest| Head::parse(rest, offset, self.info.session));
+            // What reaches over the next record is not looked at: a file could make that as much as it likes.
+            if head.is_some_and(|head| head.end() <= self.next_offset(file, at) && recovery::payload_is_right(file, &head)) {
                 continue;
             }
-            let next = self.entry_in(file, at + 1).map_or(file.len() as u64, |entry| entry.0);
+            let next = self.next_offset(file, at);
             self.recovery.records += 1;
-            self.recovery.bytes += head.map_or(next - offset.min(next), |head| head.end() - offset);
+            self.recovery.bytes += head.map_or(next, |head| head.end().min(next)).saturating_sub(offset);
             self.recovery.first_offset = Some(self.recovery.first_offset.map_or(offset, |first| first.min(offset)));
             damaged.insert(at);
         }
@@ -295,8 +301,18 @@ impl Session {
         self.index = Index::listed(kept.collect());
     }
 
+    /// Where the record after this one starts, or the file ends.
+    fn next_offset(&self, file: &[u8], at: u64) -> u64 {
+        self.entry_in(file, at + 1).map_or(file.len() as u64, |entry| entry.0.min(file.len() as u64))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether this is a file of a log, not something else with one inside: a log starts as one, or has records.
+    pub(crate) fn is_log(&self) -> bool {
+        !self.info.channel.is_empty() && (self.len() > 0 || super::is_log(self.memory.bytes()))
     }
 
     pub(crate) fn info(&self) -> &SessionInfo {
@@ -333,6 +349,17 @@ impl Session {
         self.entry_in(self.memory.bytes(), at).map_or(u64::MAX, |entry| entry.1)
     }
 
+    /// Earliest and latest time of the records.
+    fn times(&self) -> Option<(u64, u64)> {
+        let blocks = match &self.index {
+            Index::Blocks(directory) => directory.blocks.as_slice(),
+            Index::Listed { .. } => {
+                return (0..self.len()).map(|at| self.time(at)).fold(None, |span, time| Some(extend(span, time)));
+            }
+        };
+        blocks.iter().fold(None, |span, (_, first, last)| Some(extend(Some(extend(span, *first)), *last)))
+    }
+
     pub(crate) fn record(&self, at: u64) -> Result<Record> {
         let file = self.memory.bytes();
         let Some((offset, _)) = self.entry_in(file, at) else {
@@ -359,6 +386,22 @@ impl Session {
             data_offset: head.data_offset as usize,
             payload: payload.ok_or_else(|| Error::format("a record outside the file").at(offset).with_path(&self.path))?,
         })
+    }
+
+    /// Compares a record, whose head is right, with the checksum of its payload.
+    fn check(&self, at: u64) -> Result<()> {
+        let file = self.memory.bytes();
+        let place = self.entry_in(file, at).and_then(|entry| Some((entry.0, file.get(usize::try_from(entry.0).ok()?..)?)));
+        let Some(head) = place.and_then(|(offset, rest)| Head::parse(rest, offset, self.info.session)) else { return Ok(()) };
+        let next = self.next_offset(file, at);
+        if head.end() > next {
+            return Err(Error::format(format!("record {at} is damaged"))
+                .expecting(format!("its end at {next} or before, where the next one starts"))
+                .but_found(head.end().to_string())
+                .at(head.offset)
+                .with_path(&self.path));
+        }
+        self.check_payload(at, file, &head)
     }
 
     fn check_payload(&self, at: u64, file: &[u8], head: &Head) -> Result<()> {
@@ -412,6 +455,13 @@ impl Session {
             at += 1;
         }
         runs
+    }
+
+    /// Whether the summary of MCAP has the checksum that its footer says: `None` if it was not closed.
+    fn summary_is_right(&self) -> Option<bool> {
+        let file = self.memory.bytes();
+        let footer = mcap::Footer::from_tail(file.get(file.len().checked_sub(mcap::TAIL)?..)?)?;
+        Some(footer.holds(file.get(usize::try_from(footer.summary_start).ok()?..)?))
     }
 
     /// Whether what MCAP says of the whole file is true: `None` if it was not closed.
@@ -532,7 +582,7 @@ impl Part {
                 codec_version: session.info.codec_version,
                 metadata: session.info.metadata.clone(),
                 created_ns: session.info.created_ns,
-                times_ns: (0..session.len()).map(|at| session.time(at)).fold(None, |span, time| Some(extend(span, time))),
+                times_ns: session.times(),
                 closed: session.closed,
                 recovery: session.recovery.clone(),
             },
@@ -723,20 +773,17 @@ impl Channel {
                     continue;
                 }
             };
-            let bytes = session.memory.bytes();
             for at in 0..session.len() {
-                let checked = session.record(at).and_then(|_| {
-                    let head = session
-                        .entry_in(bytes, at)
-                        .and_then(|entry| Head::parse(bytes.get(usize::try_from(entry.0).ok()?..)?, entry.0, session.info.session));
-                    head.map_or(Ok(()), |head| session.check_payload(at, bytes, &head))
-                });
+                let checked = session.record(at).and_then(|_| session.check(at));
                 if let Err(error) = checked {
                     wrong.push(error.to_string());
                 }
             }
             if session.data_is_right() == Some(false) {
                 wrong.push(format!("{file}: the CRC of MCAP's DataEnd record does not fit the data"));
+            }
+            if session.summary_is_right() == Some(false) {
+                wrong.push(format!("{file}: the CRC of MCAP's Footer record does not fit the summary"));
             }
         }
         wrong

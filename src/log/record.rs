@@ -262,7 +262,7 @@ impl SessionInfo {
         if array(bytes, 0)? != SESSION_MAGIC {
             return None;
         }
-        let len = u32_at(bytes, 12)? as usize;
+        let len = u32_at(bytes, 12).map(|len| len as usize).filter(|len| *len <= SESSION_LIMIT)?;
         let checked = bytes.get(12..16_usize.checked_add(len)?)?;
         if u32_at(bytes, 8)? != crc32c(checked) {
             return None;
@@ -301,6 +301,25 @@ pub(crate) fn push_index(out: &mut Vec<u8>, session: u64, offset: u64, first: u6
         let crc = crc32c(&out[start + 4..]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
     });
+}
+
+/// Bytes of the index record at `offset`, from whose opcode on the file's bytes are `bytes`, by its fields alone: its
+/// checksum is not looked at.
+pub(crate) fn index_len(bytes: &[u8], session: u64, offset: u64) -> Option<usize> {
+    let len = (u32_at(bytes, ENVELOPE + 4)? as usize).checked_mul(ENTRY)?.checked_add(INDEX_LEN)?;
+    is_own(bytes, session, offset, len).then_some(ENVELOPE + len)
+}
+
+/// The same of a directory.
+pub(crate) fn directory_len(bytes: &[u8], session: u64, offset: u64) -> Option<usize> {
+    let len = (u32_at(bytes, ENVELOPE + 4)? as usize).checked_mul(BLOCK_ENTRY)?.checked_add(DIRECTORY_LEN + 8)?;
+    is_own(bytes, session, offset, len).then_some(ENVELOPE + len)
+}
+
+/// Whether a record says that it has so many bytes, belongs to this file and stands here.
+fn is_own(bytes: &[u8], session: u64, offset: u64, len: usize) -> bool {
+    let numbers = [1, ENVELOPE + 8, ENVELOPE + 16].map(|place| u64_at(bytes, place));
+    numbers == [len as u64, session, offset].map(Some)
 }
 
 /// The entries of the index record at `offset`, whose bytes from there on are `bytes`: they start with record `first`.

@@ -1,10 +1,13 @@
 //! Finding the records of a file without its index: by their heads, each of which has a checksum, the file's number and
 //! its own place, so that nothing else is taken for one.
 
-use super::record::{ENVELOPE, Head, PADDING_LIMIT, SESSION_LIMIT, SESSION_MAGIC, SessionInfo, crc32c, op, u32_at, u64_at};
+use super::record::{self, ENVELOPE, Head, INDEX_LEN, PADDING_LIMIT, SESSION_LIMIT, SESSION_MAGIC, SessionInfo, crc32c, op, u64_at};
 
 /// Largest schema or channel record that is skipped by its length.
 const DESCRIPTION_LIMIT: u64 = 16 << 20;
+
+/// Places that are looked at for what a file says of itself, which it says twice: each may claim a MiB to be summed up.
+const SESSION_TRIES: usize = 16;
 
 /// What a scan finds.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,7 +39,7 @@ impl Scan {
 /// The version of a file that is newer than this library.
 pub(crate) fn find_session(file: &[u8]) -> Result<Option<(SessionInfo, usize)>, u16> {
     let head = file.get(..SESSION_LIMIT).unwrap_or(file);
-    for at in memchr::memmem::find_iter(head, &SESSION_MAGIC) {
+    for at in memchr::memmem::find_iter(head, &SESSION_MAGIC).take(SESSION_TRIES) {
         if let Some((info, len)) = SessionInfo::parse(file.get(at..).unwrap_or_default())? {
             return Ok(Some((info, at + len)));
         }
@@ -52,35 +55,41 @@ pub(crate) enum Other {
     End,
     /// Room that was asked for in advance.
     Zeros,
-    /// A record of another kind that the end of the file cuts off.
+    /// A record of another kind that the end of the file cuts off, if its length is right.
     Cut,
     Damaged,
 }
 
-pub(crate) fn other(rest: &[u8]) -> Other {
+/// What stands at `at`. Lengths that the file claims are not believed where a head says otherwise, and checksums of
+/// what is passed over are not looked at, so that a file cannot make this take longer than it is long.
+pub(crate) fn other(file: &[u8], at: usize, session: u64) -> Other {
+    let rest = file.get(at..).unwrap_or_default();
     let Some(opcode) = rest.first() else { return Other::End };
-    if *opcode == 0 {
-        return if rest.iter().all(|byte| *byte == 0) { Other::Zeros } else { Other::Damaged };
-    }
-    let known = matches!(*opcode, op::PADDING | op::INDEX | op::DIRECTORY | op::DATA_END | op::SCHEMA | op::CHANNEL | op::SESSION);
-    let Some(len) = u64_at(rest, 1) else { return if known { Other::Cut } else { Other::Damaged } };
-    let limit = match *opcode {
-        op::PADDING => PADDING_LIMIT,
-        op::DATA_END => 4,
-        op::SCHEMA | op::CHANNEL | op::SESSION => DESCRIPTION_LIMIT,
-        op::INDEX | op::DIRECTORY => u64::MAX,
-        _ => return Other::Damaged,
+    let len = match *opcode {
+        0 => return if rest.iter().all(|byte| *byte == 0) { Other::Zeros } else { Other::Damaged },
+        op::INDEX | op::DIRECTORY if rest.len() < ENVELOPE + INDEX_LEN => return Other::Cut,
+        op::INDEX => record::index_len(rest, session, at as u64),
+        op::DIRECTORY => record::directory_len(rest, session, at as u64),
+        op::PADDING | op::DATA_END | op::SCHEMA | op::CHANNEL | op::SESSION => {
+            let Some(len) = u64_at(rest, 1) else { return Other::Cut };
+            let right = match *opcode {
+                op::PADDING => len <= PADDING_LIMIT,
+                op::DATA_END => len == 4,
+                _ => len <= DESCRIPTION_LIMIT,
+            };
+            right.then(|| ENVELOPE + len as usize)
+        }
+        _ => None,
     };
-    let end = usize::try_from(len).ok().filter(|_| len <= limit).and_then(|len| len.checked_add(ENVELOPE));
-    let Some(end) = end else { return Other::Damaged };
-    let Some(content) = rest.get(ENVELOPE..end) else { return Other::Cut };
+    let Some(len) = len else { return Other::Damaged };
+    let Some(record) = rest.get(..len) else { return Other::Cut };
     let right = match *opcode {
-        op::DATA_END => return if len == 4 { Other::End } else { Other::Damaged },
-        op::PADDING => content.iter().all(|byte| *byte == 0),
-        op::INDEX | op::DIRECTORY => content.get(4..).is_some_and(|fields| u32_at(content, 0) == Some(crc32c(fields))),
+        op::DATA_END => return Other::End,
+        op::PADDING => record[ENVELOPE..].iter().all(|byte| *byte == 0),
+        op::SCHEMA | op::CHANNEL | op::SESSION => next_head(file.get(..at + len).unwrap_or_default(), at, session).is_none(),
         _ => true,
     };
-    if right { Other::Known(end) } else { Other::Damaged }
+    if right { Other::Known(len) } else { Other::Damaged }
 }
 
 /// The place of the first head at or after `from`.
@@ -114,19 +123,14 @@ pub(crate) fn scan(file: &[u8], start: usize, session: u64) -> Scan {
             last = Some(head);
             continue;
         }
-        match other(rest) {
+        match other(file, at, session) {
             Other::Known(len) => at += len,
             Other::End => {
                 scan.ended = true;
                 break;
             }
             Other::Zeros => break,
-            Other::Cut => {
-                scan.lose(at, rest.len());
-                scan.torn = true;
-                break;
-            }
-            Other::Damaged => {
+            Other::Cut | Other::Damaged => {
                 let Some(next) = next_head(file, at + 1, session) else {
                     // What cannot be read any more started as a record.
                     scan.lost_records += u64::from(rest.first() == Some(&op::HEAD));

@@ -51,7 +51,7 @@ pub fn repair(file: impl AsRef<Path>, folder: impl AsRef<Path>) -> Result<Repair
     }
     let session = Session::open(file, Verify::All)?;
     let info = session.info().clone();
-    if info.channel.is_empty() {
+    if !session.is_log() {
         let reason = session.recovery().reason.clone().unwrap_or_default();
         return Err(Error::format("not a file of a log").expecting("a session record").but_found(reason).with_path(file));
     }

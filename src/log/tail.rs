@@ -250,11 +250,11 @@ impl Open {
                 let Some(payload) = payload else { return Ok(Step::Wait) };
                 return Ok(Step::Record(Record { sequence, log_time_ns, sensor_time_ns, payload, data_offset: data_offset as usize }));
             }
-            match recovery::other(rest) {
+            match recovery::other(file, self.at, info.session) {
                 Other::Known(len) => self.at += len,
                 Other::End => return Ok(Step::End),
-                Other::Zeros | Other::Cut => return Ok(Step::Wait),
-                Other::Damaged => {
+                Other::Zeros => return Ok(Step::Wait),
+                Other::Cut | Other::Damaged => {
                     let Some(next) = recovery::next_head(file, self.at + 1, info.session) else { return Ok(Step::Wait) };
                     *lost_bytes += (next - self.at) as u64;
                     self.at = next;

@@ -293,7 +293,6 @@ struct State {
     /// Somebody writes a record past the queue.
     exclusive: bool,
     closing: bool,
-    finished: bool,
     failure: Option<Failure>,
     counters: Counters,
 }
@@ -469,7 +468,6 @@ impl Writer {
             waiting: 0,
             exclusive: false,
             closing: false,
-            finished: false,
             failure: None,
             counters: Counters { file_bytes: sink.position, ..Counters::default() },
         };
@@ -811,8 +809,11 @@ impl Shared {
             if let Err(error) = finished {
                 state.failure = Some(Failure::new(&error));
             }
+        } else {
+            drop(state);
+            self.sink.lock().unwrap_or_else(PoisonError::into_inner).give_back_room();
+            state = self.lock();
         }
-        state.finished = true;
         self.tell(&state);
     }
 
@@ -958,11 +959,12 @@ impl Sink {
     /// Writes at the end; an error comes with the bytes that were written before it.
     fn put(&mut self, parts: &[&[u8]]) -> Result<(), (io::Error, u64)> {
         let start = self.position;
-        let mut written = if self.direct.is_some() { self.put_direct(parts) } else { self.put_cached(parts) };
-        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) && self.position == start {
-            // The file system takes the flag, but wants another alignment.
+        let mut written = if self.direct.is_some() { self.put_direct(parts) } else { self.put_cached(parts, 0) };
+        if self.direct.is_some() && written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            // The file system takes the flag, but wants another alignment; or a limit leaves room for a part of a sector,
+            // which then is what the error is about.
             self.direct = None;
-            written = self.put_cached(parts);
+            written = self.put_cached(parts, (self.position - start) as usize);
         }
         if let Err(error) = written {
             return Err((error, self.position - start));
@@ -973,8 +975,13 @@ impl Sink {
         Ok(())
     }
 
-    fn put_cached(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        parts.iter().try_for_each(|part| write_all(&self.file, part, &mut self.position))
+    /// Writes the parts but for so many bytes at their start.
+    fn put_cached(&mut self, parts: &[&[u8]], mut skip: usize) -> io::Result<()> {
+        parts.iter().try_for_each(|part| {
+            let rest = part.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(part.len());
+            write_all(&self.file, rest, &mut self.position)
+        })
     }
 
     /// The parts make whole sectors together.
@@ -990,6 +997,12 @@ impl Sink {
         stage.len = 0;
         for part in parts {
             let mut rest = *part;
+            if stage.len == 0 && rest.as_ptr().addr().is_multiple_of(SECTOR) {
+                // Batches of this size lie in memory as the disk wants them.
+                let (whole, end) = rest.split_at(rest.len() / SECTOR * SECTOR);
+                whole.chunks(STAGE).try_for_each(|piece| write_all(file, piece, &mut self.position))?;
+                rest = end;
+            }
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(rest.len().min(STAGE - stage.len));
                 let place = stage.start + stage.len;
@@ -1124,19 +1137,27 @@ impl Sink {
         let summary_start = self.position + start as u64;
         push_record(&mut out, op::FOOTER, |out| {
             out.extend_from_slice(&summary_start.to_le_bytes());
-            out.extend_from_slice(&[0; 8]); // no summary offsets
-            let mut crc = libdeflater::Crc::new();
-            crc.update(&out[start..]);
-            out.extend_from_slice(&crc.sum().to_le_bytes());
+            out.extend_from_slice(&[0; 12]); // no summary offsets; the checksum
         });
+        // It covers the footer's own length, which stands only now.
+        let covered = out.len() - 4;
+        let crc = crate::mcap::crc32(&out[start..covered]);
+        out[covered..].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&MAGIC);
         self.direct = None;
-        self.put_cached(&[&out])?;
-        if self.allocated > self.position {
-            // The length is what it was; room that was asked for in advance is given back.
-            self.file.set_len(self.position)?;
-        }
+        self.put_cached(&[&out], 0)?;
+        self.give_back_room();
         if self.durable { self.file.sync_all() } else { Ok(()) }
+    }
+
+    /// Gives back room that was asked for in advance; the length of the file stays.
+    fn give_back_room(&mut self) {
+        if mem::take(&mut self.allocated) > self.position
+            && let Ok(metadata) = self.file.metadata()
+        {
+            // Without it the file only takes more room than it needs.
+            let _result = self.file.set_len(metadata.len());
+        }
     }
 }
 
@@ -1186,4 +1207,56 @@ fn describe(info: &SessionInfo, options: &WriterOptions) -> Vec<u8> {
         push_text(out, &map);
     });
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Log;
+    use super::*;
+
+    #[test]
+    fn a_producer_does_not_wait_for_a_disk_that_hangs() {
+        let folder = std::env::temp_dir().join(format!("evlib-log-hangs-{}", std::process::id()));
+        let queue = 8 << 20;
+        let options = WriterOptions::new("bytes", 1).with_queue_bytes(queue).with_policy(Policy::Error);
+        let writer = Log::new(&folder).writer("c", &options).unwrap();
+        let record = [7; 10_000];
+        let mut taken = 0_u64;
+        {
+            // Whoever has the file, does not let go of it: no write comes to an end.
+            let _disk = writer.shared.sink.lock().unwrap();
+            let refused = loop {
+                match writer.write(&[&record], Stamp::at(taken)) {
+                    Ok(()) => taken += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::QueueFull);
+            let counters = writer.counters();
+            assert_eq!((counters.accepted, counters.written, counters.rejected), (taken, 0, 1));
+            // All that the queue has room for was taken, and waits in batches of a MiB.
+            assert!(counters.queued_bytes as usize > queue - 2 * record.len(), "{counters:?}");
+            let state = writer.shared.lock();
+            assert!(state.ready.len() > 5, "{} batches", state.ready.len());
+            assert!(state.ready.iter().skip(1).all(|batch| (BATCH..2 * BATCH).contains(&batch.bytes.len())));
+        }
+        assert_eq!(writer.close().unwrap().written, taken);
+        assert_eq!(Log::new(&folder).channel("c", super::super::Verify::All).unwrap().len(), taken);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn room_is_given_back_after_an_error_too() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = std::env::temp_dir().join(format!("evlib-log-room-{}", std::process::id()));
+        let writer = Log::new(&folder).writer("c", &WriterOptions::new("bytes", 1).with_direct(true)).unwrap();
+        writer.write(&[&[1; 1000]], Stamp::at(0)).unwrap();
+        writer.flush().unwrap();
+        writer.shared.lock().failure = Some(Failure::new(&io::ErrorKind::StorageFull.into()));
+        assert!(writer.close().is_err());
+        let metadata = fs::metadata(writer.path()).unwrap();
+        assert!(metadata.blocks() * 512 < metadata.len() + (1 << 20), "{} blocks of {} bytes", metadata.blocks(), metadata.len());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

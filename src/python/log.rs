@@ -445,7 +445,8 @@ impl LogWriter {
 
     #[getter]
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let counters = self.writer.counters();
+        // A writer that takes its records to the system itself has what is locked here meanwhile.
+        let counters = py.detach(|| self.writer.counters());
         let numbers =
             (counters.accepted, counters.written, counters.dropped, counters.rejected, counters.queued_bytes, counters.file_bytes);
         py.import("evlib.oblog")?.getattr("Counters")?.call1(numbers)
@@ -683,13 +684,13 @@ impl LogTail {
     }
 
     /// A descriptor that becomes readable when there may be something new.
-    fn fileno(&self) -> Option<i32> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).descriptor()
+    fn fileno(&self, py: Python<'_>) -> Option<i32> {
+        py.detach(|| self.inner.lock().unwrap_or_else(PoisonError::into_inner).descriptor())
     }
 
     /// Bytes that belonged to nothing whole and were passed over.
-    fn lost_bytes(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).lost_bytes()
+    fn lost_bytes(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.inner.lock().unwrap_or_else(PoisonError::into_inner).lost_bytes())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -117,7 +117,7 @@ def _cat(options: argparse.Namespace) -> int:
         log.merge(*_names(log, options.channel), allow_pickle=options.allow_pickle), options.rows
     ):
         if options.json:
-            print(json.dumps({"channel": name, "timestamp": timestamp, "item": _plain(item)}))
+            print(_line({"channel": name, "timestamp": timestamp, "item": _plain(item)}))
         else:
             print(f"{timestamp} {name} {_brief(item)}")
     return 0
@@ -148,11 +148,12 @@ def _plain(item: Any) -> Any:  # noqa: ANN401
         case pl.DataFrame():
             return json.loads(item.write_json())
         case _:
-            try:
-                json.dumps(item)
-            except TypeError:
-                return str(item)
             return item
+
+
+def _line(item: dict[str, Any]) -> str:
+    """Write JSON in a line, what it does not have, such as complex numbers and dates, as text."""
+    return json.dumps(item, default=str)
 
 
 def _repair(options: argparse.Namespace) -> int:
@@ -190,7 +191,7 @@ def _export(options: argparse.Namespace) -> int:
         case ".jsonl":
             with output.open("w") as file:
                 for timestamp, item in channel:
-                    print(json.dumps({"timestamp": timestamp, "item": _plain(item)}), file=file)
+                    print(_line({"timestamp": timestamp, "item": _plain(item)}), file=file)
         case ".npz":
             items = {f"item{number:06}": np.asarray(item) for number, (_, item) in enumerate(channel)}
             times = np.array([timestamp for timestamp, _ in channel], np.uint64)
