@@ -128,15 +128,15 @@ fn line(bytes: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let len = bytes.iter().take(LINE).position(|byte| *byte == b'\n')?;
-    bytes.get(..len).filter(|line| line.iter().all(is_text))
+    bytes.get(..len).filter(|line| line.iter().copied().all(is_text))
 }
 
 /// Whether the last bytes of a file are the start of a header line.
 fn is_part_of_line(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&b'#') && bytes.len() <= LINE && bytes.iter().all(is_text)
+    bytes.first() == Some(&b'#') && bytes.len() <= LINE && bytes.iter().copied().all(is_text)
 }
 
-fn is_text(byte: &u8) -> bool {
+fn is_text(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\t' | b'\r' | 0x80..)
 }
 
