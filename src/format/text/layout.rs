@@ -40,7 +40,9 @@ impl Role {
 pub(crate) enum Separator {
     Comma,
     Semicolon,
+    /// One tab: cells may be empty.
     Tab,
+    /// Any number of blanks and tabs.
     Blank,
 }
 
@@ -92,7 +94,7 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        let field = if let Separator::Tab | Separator::Blank = self.separator {
+        let field = if self.separator == Separator::Blank {
             let rest = rest.trim_ascii_start();
             if rest.is_empty() {
                 self.rest = None;
@@ -291,7 +293,9 @@ impl<'a> Iterator for Contents<'a> {
                 }
                 None => return None,
             };
-            match line.trim_ascii() {
+            // A leading tab is the end of an empty field.
+            let line = line.trim_ascii_end();
+            match line.trim_ascii_start() {
                 [] => {}
                 [b'#' | b'%', comment @ ..] => {
                     if let Some(size) = comment.strip_prefix(b"geometry:").or_else(|| comment.strip_prefix(b" geometry:")) {
@@ -299,7 +303,7 @@ impl<'a> Iterator for Contents<'a> {
                     }
                     self.comment = Some(comment);
                 }
-                line => return Some((start, line)),
+                _ => return Some((start, line)),
             }
         }
     }
@@ -329,6 +333,41 @@ fn is_row(separator: Separator, line: &[u8], known: Option<&[Role]>) -> bool {
     separator.fields(line).nth(place).is_some_and(|field| Number::parse(field).is_some())
 }
 
+/// What the columns of a line say.
+pub(crate) struct Values {
+    /// Microseconds.
+    pub(crate) t: i64,
+    /// The pixel, and whether it was rounded.
+    pub(crate) x: (i64, bool),
+    pub(crate) y: (i64, bool),
+    pub(crate) on: bool,
+}
+
+/// The values of a line with these columns, or why it has none.
+pub(crate) fn values(separator: Separator, roles: &[Role], unit: TimeUnit, line: &[u8]) -> Result<Values, &'static str> {
+    let (mut x, mut y, mut t, mut on) = (None, None, None, None);
+    let mut fields = separator.fields(line);
+    for role in roles {
+        let field = fields.next().ok_or("too few fields")?;
+        match role {
+            Role::Skip => {}
+            Role::Time => t = Number::parse(field).and_then(|number| number.microseconds(unit)),
+            Role::X => x = Number::parse(field).and_then(Number::rounded),
+            Role::Y => y = Number::parse(field).and_then(Number::rounded),
+            Role::Polarity => on = polarity(field),
+        }
+    }
+    let t = t.ok_or("no time")?;
+    let (Some(x), Some(y)) = (x, y) else { return Err("no pixel") };
+    Ok(Values { t, x, y, on: on.ok_or("no polarity")? })
+}
+
+/// What parts the fields of these lines, for which no header speaks: tabs only if lines fit then.
+fn tab_or_blank(separator: Separator, lines: &[(usize, &[u8])], fits: impl Fn(Separator, &[u8]) -> bool) -> Separator {
+    let any = |separator| lines.iter().any(|(_, line)| fits(separator, line));
+    if separator == Separator::Tab && !any(Separator::Tab) && any(Separator::Blank) { Separator::Blank } else { separator }
+}
+
 /// Whether a file is text, and nothing else that is known.
 pub(crate) fn is_text(head: &[u8]) -> bool {
     if !looks_unknown(head) || head.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
@@ -345,14 +384,14 @@ pub(crate) fn fits(head: &[u8]) -> bool {
         return false;
     }
     let mut contents = Contents::new(head, head.len() < crate::format::HEAD);
-    let lines: Vec<&[u8]> = contents.by_ref().take(256).map(|(_, line)| line).collect();
-    let Some(first) = lines.first() else { return false };
-    let separator = Separator::of(lines.get(1).unwrap_or(first));
+    let lines: Vec<(usize, &[u8])> = contents.by_ref().take(256).collect();
+    let Some((_, first)) = lines.first() else { return false };
+    let separator = tab_or_blank(Separator::of(lines.get(1).map_or(first, |(_, second)| second)), &lines, is_data);
     if let Some(named) = names(Separator::of(first), first) {
         let has = |role| named.iter().any(|named| named.role == role);
         return has(Role::Time) && has(Role::X) && has(Role::Y);
     }
-    let data = lines.iter().filter(|line| is_data(separator, line)).count();
+    let data = lines.iter().filter(|(_, line)| is_data(separator, line)).count();
     data > 0 && data * 2 >= lines.len().saturating_sub(1)
 }
 
@@ -410,7 +449,7 @@ impl Layout {
             start = lines.first().map_or(end, |(at, _)| *at);
             reasons.push("the first line is the sensor size".to_owned());
         }
-        let separator = lines.get(1).or(lines.first()).map_or(Separator::Blank, |(_, line)| Separator::of(line));
+        let mut separator = lines.get(1).or(lines.first()).map_or(Separator::Blank, |(_, line)| Separator::of(line));
 
         // Names.
         let mut header = None;
@@ -418,7 +457,7 @@ impl Layout {
             && let Some(named) = names(Separator::of(first), first)
         {
             header = Some(named);
-            reasons.push(format!("header line `{}`", String::from_utf8_lossy(first.get(..80).unwrap_or(first))));
+            reasons.push(format!("header line `{}`", String::from_utf8_lossy(first.get(..80).unwrap_or(first)).trim_ascii()));
         } else if wanted.is_some()
             && lines.first().is_some_and(|(_, first)| !is_row(separator, first, wanted.as_deref()))
             && lines.get(1).is_some_and(|(_, second)| is_row(separator, second, wanted.as_deref()))
@@ -428,14 +467,20 @@ impl Layout {
         if header.is_some() {
             lines.remove(0);
             start = lines.first().map_or(end, |(at, _)| *at);
-        } else if let Some(comment) = comment
+        } else if let Some(comment) = comment.map(<[u8]>::trim_ascii)
             && let Some((_, first)) = lines.first()
             && let Some(named) = names(Separator::of(comment), comment)
             && named.len() == separator.fields(first).count()
             && [Role::Time, Role::X, Role::Y, Role::Polarity].iter().all(|role| named.iter().any(|named| named.role == *role))
         {
-            reasons.push(format!("comment `#{}`", String::from_utf8_lossy(comment)));
+            reasons.push(format!("comment `# {}`", String::from_utf8_lossy(comment)));
             header = Some(named);
+        }
+        if header.is_none() {
+            separator = tab_or_blank(separator, &lines, |separator, line| match &wanted {
+                Some(roles) => values(separator, roles, TimeUnit::Microseconds, line).is_ok(),
+                None => is_data(separator, line),
+            });
         }
         let header = header.unwrap_or_default();
         let size = |role: Role| header.iter().find(|named| named.role == role).and_then(|named| named.size);

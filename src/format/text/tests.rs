@@ -128,6 +128,46 @@ fn lines_of_every_kind() {
     assert_eq!(read("2 2\n0.1 1 1 1\n0.2 2 1 1\n0.3 1 -1 1\n"), [(1, 1, 100_000, 1)]);
 }
 
+/// Rows enough for the fast path, which leaves the last bytes of a buffer to the definition.
+fn many(line: impl Fn(i64) -> String) -> (String, Vec<Row>) {
+    let text = (0..200).map(line).collect();
+    (text, (0..200).map(|i: i64| (i as i16, (i % 3) as i16, 10 * i, if i % 2 == 1 { 1 } else { -1 })).collect())
+}
+
+#[test]
+fn skipped_columns() {
+    let by = |text: &str, columns: Option<&str>| {
+        let options = OpenOptions::default();
+        let options = match columns {
+            Some(columns) => options.with_text_columns(columns),
+            None => options,
+        };
+        agree(text.as_bytes(), &options, &mut Random(5), 300)
+    };
+    let (aligned, expected) = many(|i| format!("{i:6} {:8} {i:4} {:4} {}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&aligned, Some("_ t x y p")), expected);
+    assert_eq!(by(&format!("   idx        t    x    y p\n{aligned}"), None), expected);
+    for (comment, separator) in [("#", ','), ("%", ','), ("  #", ';'), ("# ", ' '), ("\t#", '\t')] {
+        let (rows, expected) =
+            many(|i| format!("{i},{},{i},{},{}\n{comment}{i},999,9,9,1\n", 10 * i, i % 3, i % 2).replace(',', &separator.to_string()));
+        let names = "id,t,x,y,p\n".replace(',', &separator.to_string());
+        assert_eq!(by(&format!("{names}{rows}"), None), expected, "{comment}{separator}");
+    }
+    // Cells of a column that is not read may be empty, and have blanks.
+    for cell in ["", "a b", " a ", "\u{e9}", "#"] {
+        let (rows, expected) = many(|i| format!("{}\t{cell}\t{i}\t{}\t{}\t1\n", 10 * i, i % 3, i % 2));
+        assert_eq!(by(&format!("t\tnote\tx\ty\tp\tflag\n{rows}"), None), expected, "{cell:?}");
+        let (rows, expected) = many(|i| format!("{cell},{},{i},{},{}\n", 10 * i, i % 3, i % 2));
+        let expected = if cell == "#" { Vec::new() } else { expected };
+        assert_eq!(by(&format!("note,t,x,y,p\n{rows}"), None), expected, "{cell:?}");
+    }
+    // Without names, tabs that leave cells empty only align.
+    let (rows, expected) = many(|i| format!("{:8}\t\t{i:4}\t\t{}\t\t{}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&rows, None), expected);
+    let (rows, expected) = many(|i| format!("{} \t{i}\t {}\t{}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&rows, None), expected);
+}
+
 #[test]
 fn endless_lines_are_stepped_over() {
     let mut file = b"0.5 1 2 1\n".to_vec();
@@ -175,6 +215,21 @@ fn field() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Blanks beside a field.
+fn padding() -> impl Strategy<Value = &'static str> {
+    prop_oneof![10 => Just(""), 1 => Just(" "), 1 => Just("  ")]
+}
+
+/// What stands in a column that is not read.
+fn cell() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (0_u32..99).prop_map(|value| value.to_string()),
+        6 => proptest::sample::select(vec!["", "a b", "a\tb", "#1", "%", "-", "\"q\"", " 5", "\u{c}", "a\rb", "\u{e9}", ",", ";"])
+            .prop_map(str::to_owned),
+        1 => (0_usize..80).prop_map(|length| "n".repeat(length)),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
@@ -202,6 +257,40 @@ proptest! {
         }
         let options = OpenOptions::default().with_text_columns(order).with_time_unit(unit);
         agree(text.as_bytes(), &options, &mut Random(seed), 200);
+    }
+
+    /// So it is where columns are skipped, and with blanks, comments and empty cells anywhere.
+    #[test]
+    fn lines_with_skipped_columns(
+        rows in proptest::collection::vec(
+            (
+                prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just("   "), 1 => Just("\t"), 1 => Just("#"), 1 => Just(" %")],
+                proptest::collection::vec((padding(), 0_u32..1200, prop_oneof![12 => Just(false), 1 => Just(true)], cell(), padding()), 6),
+                prop_oneof![6 => Just("\n"), 2 => Just("\r\n"), 1 => Just(" \n"), 1 => Just("\t\n"), 1 => Just("@ \r\n"), 1 => Just("@7\r8\n")],
+            ),
+            1..40,
+        ),
+        order in proptest::sample::select(vec!["t x y p", "_ t x y p", "t _ x y p", "x _ _ y p t", "_ _ p y x t", "x y _ t _ p"]),
+        separator in proptest::sample::select(vec![",", ";", "\t", " "]),
+        seed: u64,
+    ) {
+        let mut text = (["1"; 6].join(separator) + "\n").repeat(2);
+        for (start, cells, end) in &rows {
+            text.push_str(start);
+            for (index, (role, (before, value, odd, cell, after))) in order.split(' ').zip(cells).enumerate() {
+                text.push_str(if index > 0 { separator } else { "" });
+                text.push_str(before);
+                match role {
+                    _ if *odd => text.push_str(cell),
+                    "_" => text.push_str(cell),
+                    "p" => write!(text, "{}", value % 2).unwrap(),
+                    _ => write!(text, "{value}").unwrap(),
+                }
+                text.push_str(after);
+            }
+            text.push_str(&end.replace('@', separator));
+        }
+        agree(text.as_bytes(), &OpenOptions::default().with_text_columns(order), &mut Random(seed), 200);
     }
 
     #[test]
