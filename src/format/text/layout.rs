@@ -482,7 +482,18 @@ impl Layout {
                 None => is_data(separator, line),
             });
         }
-        let header = header.unwrap_or_default();
+        let mut header = header.unwrap_or_default();
+        if wanted.is_none()
+            && !header.is_empty()
+            && let Some((at, first)) = lines.first()
+            && separator.fields(first).count() == header.len() + 1
+            && separator.fields(first).last().is_some_and(|field| !field.is_empty())
+            && first_has_no_name(separator, &from_names(&header, start)?, &lines)
+                .ok_or_else(|| unclear(format!("{} names over {} columns", header.len(), header.len() + 1), *at))?
+        {
+            header.insert(0, Named { role: Role::Skip, unit: None, size: None });
+            reasons.push("the first column has no name".to_owned());
+        }
         let size = |role: Role| header.iter().find(|named| named.role == role).and_then(|named| named.size);
         if let (Some(width), Some(height)) = (size(Role::X), size(Role::Y)) {
             geometry = geometry.or_else(|| Geometry::new(width, height).ok());
@@ -594,6 +605,36 @@ fn from_names(header: &[Named], at: usize) -> Result<Vec<Role>> {
         roles.pop();
     }
     Ok(roles)
+}
+
+/// Whether the column without a name, where there is one more than names, is the first and not the last: as which these
+/// lines have events, in order of time. `None` if as both.
+fn first_has_no_name(separator: Separator, roles: &[Role], lines: &[(usize, &[u8])]) -> Option<bool> {
+    let after: Vec<Role> = std::iter::once(Role::Skip).chain(roles.iter().copied()).collect();
+    let events = |roles: &[Role]| {
+        let pixels = 0..=LARGEST as i64;
+        let time = roles.iter().position(|role| *role == Role::Time).unwrap_or(0);
+        let mut times = Seen::default();
+        for (_, line) in lines {
+            if let Ok(values) = values(separator, roles, TimeUnit::Microseconds, line)
+                && pixels.contains(&values.x.0)
+                && pixels.contains(&values.y.0)
+                && let Some(field) = separator.fields(line).nth(time)
+            {
+                times.take(field);
+            }
+        }
+        (times.values, times.ahead())
+    };
+    let ((plain, plain_ahead), (shifted, shifted_ahead)) = (events(roles), events(&after));
+    // Many more lines, or as many and in order.
+    if plain > 2 * shifted || shifted > 2 * plain {
+        Some(shifted > plain)
+    } else if plain_ahead == shifted_ahead {
+        (plain == 0).then_some(false)
+    } else {
+        Some(shifted_ahead)
+    }
 }
 
 /// What makes a column that of time, and how to see it.

@@ -102,6 +102,41 @@ fn what_cannot_be_told() {
     assert!(!fits(b"0.1 1 2 1\n\0\0\0\0"));
 }
 
+/// A column of row names in front, as data frames write it, with an empty name or none.
+#[test]
+fn row_names() {
+    let numbers = |order: &[usize], separator: &str, row: &str| -> String {
+        let line = |i: i64| {
+            let values = [10 * i, (7 * i) % 31, (5 * i) % 23, i % 2].map(|value| value.to_string());
+            let fields = order.iter().map(|index| values[*index].clone());
+            std::iter::once(row.replace('0', &i.to_string())).chain(fields).collect::<Vec<_>>().join(separator) + "\n"
+        };
+        (0..200).map(line).collect()
+    };
+    let expected: Vec<Row> =
+        (0..200).map(|i: i64| (((7 * i) % 31) as i16, ((5 * i) % 23) as i16, 10 * i, if i % 2 == 1 { 1 } else { -1 })).collect();
+    for (names, order, separator, row) in [
+        ("\tt\tx\ty\tp", [0, 1, 2, 3], "\t", "0"),
+        ("\tx\ty\tp\tt", [1, 2, 3, 0], "\t", "0"),
+        ("\tt\tx\tp\ty", [0, 1, 3, 2], "\t", "0"),
+        (",x,y,p,t", [1, 2, 3, 0], ",", "0"),
+        ("\"\" t x y p", [0, 1, 2, 3], " ", "0"),
+        ("\"t\" \"x\" \"y\" \"p\"", [0, 1, 2, 3], " ", "\"0\""),
+        ("x y p t", [1, 2, 3, 0], " ", "0"),
+        ("x\ty\tt\tp", [1, 2, 0, 3], "\t", "0"),
+        ("p,t,x,y", [3, 0, 1, 2], ",", "\"0\""),
+    ] {
+        let text = format!("{names}\n{}", numbers(&order, separator, row));
+        assert_eq!(read(&text), expected, "{names}");
+    }
+    // A column without a name after the others is one more; a last separator is none.
+    assert_eq!(read("t x y p\n10 5 9 1 1\n20 7 3 0 0\n30 6 2 1 1\n"), [(5, 9, 10, 1), (7, 3, 20, -1), (6, 2, 30, 1)]);
+    assert_eq!(read("t,x,y,p\n1,2,1,1,\n2,3,0,0,\n"), [(2, 1, 1, 1), (3, 0, 2, -1)]);
+    // Both readings give events, in order of time.
+    let unclear = found("t,x,y,p\n1,2,1,1,0\n2,3,0,0,1\n");
+    assert!(unclear.contains("5 columns") && unclear.contains("text_columns"), "{unclear}");
+}
+
 #[test]
 fn columns_of_the_caller() {
     let options = |columns: &str| OpenOptions::default().with_text_columns(columns);
