@@ -30,6 +30,13 @@ LAYOUTS = {
     "rpg": ("0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p", "blank", "s", None),
     "e2vid": ("240 180\n0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p", "blank", "s", (240, 180)),
     "v2e": ("# v2e\n# more\n0.003811 96 133 0 1\n0.003820001 17 172 1 0\n", "t x y p", "blank", "s", None),
+    "v2e, as written": (
+        "#!events.txt\n# created by v2e\n# timestamp x y polarity\n0.003811 96 133 0\n0.003820001 17 172 1\n",
+        "t x y p",
+        "blank",
+        "s",
+        None,
+    ),
     "openeb": ("%geometry:640,480\n96,133,0,3811\n17,172,1,3820\n", "x y p t", "comma", "us", (640, 480)),
     "openeb, bare": ("96,133,0,3811\n17,172,1,3820\n", "x y p t", "comma", "us", None),
     "faery": ("t,x@640,y@480,on\r\n3811,96,133,0\r\n3820,17,172,1\r\n", "t x y p", "comma", "us", (640, 480)),

@@ -373,8 +373,7 @@ pub(crate) fn is_text(head: &[u8]) -> bool {
     if !looks_unknown(head) || head.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
         return false;
     }
-    let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    !(head.starts_with(b"% ") && vendor_header(head) || first_line.starts_with(b"#!"))
+    !(head.starts_with(b"% ") && vendor_header(head))
 }
 
 /// Whether a file is taken for text with events: most of its first lines have at least four numbers, or names say that

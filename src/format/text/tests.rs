@@ -67,6 +67,7 @@ fn layouts_in_circulation() {
     for (text, expected) in [
         ("0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p | blank | s"),
         ("240 180\n0.003811000 96 133 0\n", "t x y p | blank | s | 240x180"),
+        ("#!events.txt\n# timestamp x y polarity\n0.5 1 2 1\n0.6 3 4 0\n", "t x y p | blank | s"),
         ("# v2e\n# more\n0.5 1 2 1 0\n0.6 3 4 0 1\n", "t x y p | blank | s"),
         ("%geometry:640,480\n1,2,0,100\n3,2,1,105\n0,9,1,207\n", "x y p t | comma | us | 640x480"),
         ("t,x@1280,y@720,on\r\n0,1,2,1\r\n", "t x y p | comma | us | 1280x720"),
