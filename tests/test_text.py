@@ -84,6 +84,33 @@ def test_seconds_are_exact(line, microseconds, save):
     assert rows(evlib.read_events(path, text_columns="t x y p")) == [(1, 2, microseconds, 1)]
 
 
+@pytest.mark.parametrize("form", [".18e", "f", ".1f", ".6f", "g"])
+@pytest.mark.parametrize("columns", ["txyp", "xypt", "xytp"])
+@pytest.mark.parametrize("step", [1, 97])
+def test_whole_floating_point_times_are_microseconds(form, columns, step, save):
+    """`numpy.savetxt` writes an array of whole microseconds like this, pixels and polarity too."""
+    expected = [(i * 7 % 31, i * 5 % 23, i * step, i % 2 * 2 - 1) for i in range(1000)]
+    lines = []
+    for x, y, t, p in expected:
+        values = {"t": t, "x": x, "y": y, "p": (p + 1) // 2}
+        lines.append(" ".join(format(float(values[column]), form) for column in columns))
+    opened = evlib.open(save("\n".join(lines).encode(), ".txt"))
+    assert (opened.metadata["columns"], opened.metadata["time_unit"]) == (" ".join(columns), "us")
+    assert rows(opened.read()) == expected
+    seconds = save("\n".join(line.replace(" ", ",") for line in lines).encode(), ".csv")
+    assert evlib.open(seconds, time_unit="s").read()["timestamp"].dt.total_seconds()[-1] == 999 * step
+
+
+@pytest.mark.parametrize("form", [".18e", ".9f", "r"])
+def test_floating_point_seconds(form, save):
+    times = [i * 97 for i in range(1000)]
+    written = [repr(t / 1e6) if form == "r" else format(t / 1e6, form) for t in times]
+    lines = [f"{t} {i % 31:.1f} {i % 23:.1f} {i % 2:.1f}" for i, t in enumerate(written)]
+    opened = evlib.open(save("\n".join(lines).encode(), ".txt"))
+    assert opened.metadata["time_unit"] == "s"
+    assert opened.read()["timestamp"].dt.total_microseconds().to_list() == times
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_long_file_in_every_way(threads, save):
     content = make(60_000)

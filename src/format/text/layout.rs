@@ -186,9 +186,11 @@ struct Seen {
     high: Option<i128>,
     last: Option<i128>,
     steps_back: u64,
-    /// Values with a point or an exponent; among them, those that say nothing by it (`12.0`).
+    /// Values with a point or an exponent; among them, those that say nothing by it (`12.0`, `1.2e1`).
     decimal: u64,
     idle: u64,
+    /// Values that differ from the one before.
+    changes: u64,
     /// Values that are -1, 0 or 1, or words for them.
     polarity: u64,
     /// Fields that are words; values that are not whole; values that no pixel can have.
@@ -208,15 +210,16 @@ impl Seen {
             return;
         };
         let Some(value) = number.millionths() else { return };
-        if let Some(decimals) = number.decimals {
+        if number.has_point {
             self.decimal += 1;
-            self.idle += u64::from(decimals == 1 && number.whole);
+            self.idle += u64::from(number.is_whole());
         }
         self.fractions += u64::from(value % 1_000_000 != 0);
         self.beyond += u64::from(!(-1_000_000..=LARGEST * 1_000_000).contains(&value));
         self.zero_and_minus.0 |= value == 0;
         self.zero_and_minus.1 |= value == -1_000_000;
         self.steps_back += u64::from(self.last.is_some_and(|last| value < last));
+        self.changes += u64::from(self.last.is_some_and(|last| value != last));
         self.last = Some(value);
         self.low = Some(self.low.map_or(value, |low| low.min(value)));
         self.high = Some(self.high.map_or(value, |high| high.max(value)));
@@ -250,9 +253,15 @@ impl Seen {
         self.fractions * 4 > self.values
     }
 
-    /// Whether decimals carry something.
+    /// Whether the values are written with decimals, or with an exponent.
     fn has_decimals(&self) -> bool {
-        self.decimal * 4 > self.values && (self.idle < self.decimal || self.range() < 1000 * 1_000_000)
+        self.decimal * 4 > self.values
+    }
+
+    /// Whether these times are seconds by their decimals. Whole ones over a long range, or many of them, are another unit that
+    /// was written as floating point: no camera has all its events at full seconds.
+    fn is_seconds(&self) -> bool {
+        self.has_decimals() && (self.idle < self.decimal || self.range() < 1000 * 1_000_000 && self.changes < 256)
     }
 }
 
@@ -655,9 +664,10 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     let time = |order: &[Role; 4]| order.iter().position(|role| *role == Time).and_then(|place| columns.get(place).copied());
     let mut left: Vec<_> = ORDERS.iter().filter(|order| fits(order)).collect();
     // What makes a column that of time, the strongest sign first.
-    let signs: [Sign<'_>; 4] = [
+    let signs: [Sign<'_>; 5] = [
         ("no pixel can have its values", &|column| column.is_beyond()),
-        ("it has decimals", &|column| column.has_fractions() || column.has_decimals()),
+        ("its values are not whole", &|column| column.has_fractions()),
+        ("it has decimals", &|column| column.has_decimals()),
         ("its values go ahead", &|column| column.ahead()),
         ("its values go ahead furthest", &|column| {
             column.ahead() && columns.iter().all(|other| std::ptr::eq(*other, column) || other.range() < column.range())
@@ -686,7 +696,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
 /// The unit of these times.
 fn unit_of(column: &Seen) -> (TimeUnit, String) {
     let (low, high) = (column.low.unwrap_or(0) / 1_000_000, column.high.unwrap_or(0) / 1_000_000);
-    let (unit, why) = if column.has_decimals() {
+    let (unit, why) = if column.is_seconds() {
         (TimeUnit::Seconds, "times have decimals")
     } else if low >= 10_i128.pow(17) {
         (TimeUnit::Nanoseconds, "times are whole numbers of 18 or more digits, as nanoseconds since 1970 are")
