@@ -169,6 +169,21 @@ def test_unclear_columns_need_a_word(content, save):
             evlib.open(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n", "no time in"),
+        ("t,x,y,p\n10,1,2,T\n20,1,2,F\n", "no polarity in `10,1,2,T`"),
+        ("t;x;y;p\n0,5;1;2;1\n0,6;1;2;0\n", "0,5;1;2;1"),
+    ],
+)
+def test_names_over_lines_that_are_no_events(content, why, save):
+    with pytest.raises(evlib.FormatError, match="no line is an event") as caught:
+        evlib.open(save(content.encode(), ".csv"))
+    assert why in caught.value.found
+    assert caught.value.offset == content.index("\n") + 1
+
+
 def test_columns_of_the_caller(save):
     path = save(b"1 2 3 1\n", ".txt")
     assert rows(evlib.read_events(path, text_columns="t x y p")) == [(2, 3, 1, 1)]
@@ -272,7 +287,11 @@ def test_mutated_text(seed, save):
 
 @given(data=st.binary(max_size=300))
 def test_any_bytes(data, save):
-    opened = evlib.open(save(data), format="text", text_columns="t x y p")
+    try:
+        opened = evlib.open(save(data), format="text", text_columns="t x y p")
+    except evlib.FormatError as error:
+        assert "no line is an event" in str(error)
+        opened = evlib.open(save(b"1 1 1 1\n" * 2 + data), format="text", text_columns="t x y p")
     assert rows(opened.read()) == rows(pl.concat([opened.read(), *list(opened.batches())]).head(opened.event_count))
 
 

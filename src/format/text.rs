@@ -32,7 +32,7 @@ mod number;
 mod tests;
 mod writer;
 
-use layout::{Layout, Role, Values, values};
+use layout::{Layout, Role, Values, shown, values};
 pub(crate) use layout::{fits, is_text};
 use number::{digits, digits_left, load};
 pub(crate) use writer::Writer;
@@ -422,12 +422,9 @@ impl Segmented for Lines {
             let base = segment.offset + at as u64;
             let consumed = self.read(&mut place, bytes.get(at..).unwrap_or_default(), &mut block, BLOCK, &mut |what, at, line| {
                 let offset = base + at as u64;
-                let example = || {
-                    let shown: String = String::from_utf8_lossy(line.get(..80).unwrap_or(line)).trim_end().escape_debug().collect();
-                    match what {
-                        Line::Bad(why) => format!("{why} at byte {offset}: `{shown}`"),
-                        _ => format!("byte {offset}: `{shown}`"),
-                    }
+                let example = || match what {
+                    Line::Bad(why) => format!("{why} at byte {offset}: `{}`", shown(line)),
+                    _ => format!("byte {offset}: `{}`", shown(line)),
                 };
                 match what {
                     Line::Bad(_) => problems.add(ProblemCode::BadLine, 1, line.len().min(LONGEST) as u64, offset, example),

@@ -68,6 +68,15 @@ impl Separator {
         }
     }
 
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Comma => "commas",
+            Self::Semicolon => "semicolons",
+            Self::Tab => "tabs",
+            Self::Blank => "blanks",
+        }
+    }
+
     #[inline(always)]
     pub(crate) const fn byte(self) -> u8 {
         match self {
@@ -377,6 +386,11 @@ fn tab_or_blank(separator: Separator, lines: &[(usize, &[u8])], fits: impl Fn(Se
     if separator == Separator::Tab && !any(Separator::Tab) && any(Separator::Blank) { Separator::Blank } else { separator }
 }
 
+/// A line, or the start of it, as errors and problems show it.
+pub(crate) fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line.get(..80).unwrap_or(line)).trim_end().escape_debug().collect()
+}
+
 /// Whether a file is text, and nothing else that is known.
 pub(crate) fn is_text(head: &[u8]) -> bool {
     if !looks_unknown(head) || head.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
@@ -465,7 +479,7 @@ impl Layout {
             && let Some(named) = names(Separator::of(first), first)
         {
             header = Some(named);
-            reasons.push(format!("header line `{}`", String::from_utf8_lossy(first.get(..80).unwrap_or(first)).trim_ascii()));
+            reasons.push(format!("header line `{}`", shown(first)));
         } else if wanted.is_some()
             && lines.first().is_some_and(|(_, first)| !is_row(separator, first, wanted.as_deref()))
             && lines.get(1).is_some_and(|(_, second)| is_row(separator, second, wanted.as_deref()))
@@ -550,6 +564,19 @@ impl Layout {
             unit_of(seen.get(column).unwrap_or(&Seen::default()))
         };
         reasons.push(reason);
+        // A single line without an end may be cut: a problem, not another layout.
+        let ended = head.ends_with(b"\n") || lines.len() > 1;
+        if let Some((at, line)) = lines.first().filter(|_| ended)
+            && let Err(why) = values(separator, &roles, unit, line)
+            && lines.iter().all(|(_, line)| values(separator, &roles, unit, line).is_err())
+        {
+            let columns: Vec<_> = roles.iter().map(|role| role.name()).collect();
+            return Err(Error::format("no line is an event")
+                .expecting(format!("lines of `{}` between {}", columns.join(" "), separator.what()))
+                .but_found(format!("{why} in `{}`", shown(line)))
+                .at(*at as u64)
+                .hint("times and pixels are decimal numbers, polarity is 0, 1, -1, true, false, on, off, + or -; `text_columns` says which column is what"));
+        }
         Ok(Self { roles, separator, unit, start: start as u64, geometry, named, reasons })
     }
 

@@ -139,6 +139,28 @@ fn row_names() {
 }
 
 #[test]
+fn no_line_is_an_event() {
+    for (text, why) in [
+        ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n0 days 00:00:00.000020,3,4,0\n", "no time in `0 days 00:00:00.000010,1,2,1`"),
+        ("t,x,y,p\n1,2,3,T\n2,3,4,F\n", "no polarity in `1,2,3,T`"),
+        ("t;x;y;p\n0,5;2;3;1\n0,6;3;4;0\n", "`0,5;2;3;1`"),
+        ("t,x,y,note,p\n1,2,3\n2,3,4\n", "too few fields in `1,2,3`"),
+        ("t\tx\ty\tp\n1\t\t3\t0\n2\t\t4\t1\n", "no pixel in `1\\t\\t3\\t0`"),
+    ] {
+        let error = found(text);
+        assert!(error.contains("no line is an event") && error.contains(why), "{error}");
+        assert_eq!(layout(text.as_bytes(), &OpenOptions::default()).unwrap_err().offset(), Some(text.find('\n').unwrap() as u64 + 1));
+    }
+    let options = OpenOptions::default().with_text_columns("t x y p");
+    assert!(layout(b"0.5 1 2 up\n", &options).unwrap_err().to_string().contains("no polarity in `0.5 1 2 up`"));
+    assert!(layout(b"0.5 1 2 up\n0.6 1 2 1\n", &options).is_ok());
+    // Nothing to judge by.
+    for text in ["t,x,y,p\n", "t,x,y,p\n# none\n", "t,x,y,p\n0.5,1"] {
+        assert_eq!(read(text), []);
+    }
+}
+
+#[test]
 fn columns_of_the_caller() {
     let options = |columns: &str| OpenOptions::default().with_text_columns(columns);
     let rows = agree(b"1 1 1 1\n9 8 7 0\n", &options("x y t p"), &mut Random(1), 9);
@@ -333,7 +355,11 @@ proptest! {
     fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..3000), seed: u64) {
         let _ = layout(&bytes, &OpenOptions::default());
         let _ = fits(&bytes);
-        agree(&bytes, &OpenOptions::default().with_text_columns("t x y p"), &mut Random(seed), 500);
+        // An event, so that there is one.
+        let bytes = [b"1 1 1 1\n".to_vec(), bytes].concat();
+        let options = OpenOptions::default().with_text_columns("t x y p");
+        prop_assume!(layout(&bytes, &options).is_ok());
+        agree(&bytes, &options, &mut Random(seed), 500);
     }
 
     #[test]
