@@ -174,7 +174,7 @@ def test_unclear_columns_need_a_word(content, save):
     [
         ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n", "no time in"),
         ("t,x,y,p\n10,1,2,T\n20,1,2,F\n", "no polarity in `10,1,2,T`"),
-        ("t;x;y;p\n0,5;1;2;1\n0,6;1;2;0\n", "0,5;1;2;1"),
+        ("t;x;y;p\n0,5;1;2;1\n0,6;1;2;0\n", "no time in `0,5;1;2;1`"),
     ],
 )
 def test_names_over_lines_that_are_no_events(content, why, save):

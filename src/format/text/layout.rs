@@ -479,6 +479,13 @@ impl Layout {
             && let Some(named) = names(Separator::of(first), first)
         {
             header = Some(named);
+            // A comma between semicolons or tabs is one of decimals.
+            let parts = Separator::of(first);
+            if let Separator::Semicolon | Separator::Tab = parts
+                && lines.get(1).is_some_and(|(_, second)| second.contains(&parts.byte()))
+            {
+                separator = parts;
+            }
             reasons.push(format!("header line `{}`", shown(first)));
         } else if wanted.is_some()
             && lines.first().is_some_and(|(_, first)| !is_row(separator, first, wanted.as_deref()))

@@ -143,7 +143,7 @@ fn no_line_is_an_event() {
     for (text, why) in [
         ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n0 days 00:00:00.000020,3,4,0\n", "no time in `0 days 00:00:00.000010,1,2,1`"),
         ("t,x,y,p\n1,2,3,T\n2,3,4,F\n", "no polarity in `1,2,3,T`"),
-        ("t;x;y;p\n0,5;2;3;1\n0,6;3;4;0\n", "`0,5;2;3;1`"),
+        ("t;x;y;p\n0,5;2;3;1\n0,6;3;4;0\n", "no time in `0,5;2;3;1`"),
         ("t,x,y,note,p\n1,2,3\n2,3,4\n", "too few fields in `1,2,3`"),
         ("t\tx\ty\tp\n1\t\t3\t0\n2\t\t4\t1\n", "no pixel in `1\\t\\t3\\t0`"),
     ] {
@@ -355,11 +355,9 @@ proptest! {
     fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..3000), seed: u64) {
         let _ = layout(&bytes, &OpenOptions::default());
         let _ = fits(&bytes);
-        // An event, so that there is one.
-        let bytes = [b"1 1 1 1\n".to_vec(), bytes].concat();
-        let options = OpenOptions::default().with_text_columns("t x y p");
-        prop_assume!(layout(&bytes, &options).is_ok());
-        agree(&bytes, &options, &mut Random(seed), 500);
+        // Events, so that there are some.
+        let bytes = [b"1 1 1 1\n1 1 1 1\n".to_vec(), bytes].concat();
+        agree(&bytes, &OpenOptions::default().with_text_columns("t x y p"), &mut Random(seed), 500);
     }
 
     #[test]
