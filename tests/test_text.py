@@ -258,6 +258,17 @@ def test_other_content(save):
         evlib.open(save(b"no events\nat all\n"), format="text")
 
 
+def test_hints_for_text_are_about_text(save):
+    for content in (b"hello world\n", b"\n\n", b"a,b,c\n1,2,3\n", b"1 2 3\n" * 9):
+        with pytest.raises(evlib.FormatError, match="text_columns") as caught:
+            evlib.open(save(content, ".csv"))
+        assert "evt3" not in str(caught.value)
+    with pytest.raises(evlib.FormatError, match="evt3"):
+        evlib.open(save(b"0.1 1 2 1\n" + bytes(10), ".csv"))
+    with pytest.raises(evlib.FormatError, match="carriage returns alone"):
+        evlib.open(save(make(9000).replace("\n", "\r").encode(), ".txt"))
+
+
 def test_cut_at_every_byte(save):
     content = "t,x,y,p\n0.5,1,2,1\n0.75,33,44,0\r\n-1e-3,5,6,1\n"
     header = content.index("\n") + 1
@@ -290,7 +301,7 @@ def test_any_bytes(data, save):
     try:
         opened = evlib.open(save(data), format="text", text_columns="t x y p")
     except evlib.FormatError as error:
-        assert "no line is an event" in str(error)
+        assert any(why in str(error) for why in ("no line is an event", "carriage return"))
         opened = evlib.open(save(b"1 1 1 1\n" * 2 + data), format="text", text_columns="t x y p")
     assert rows(opened.read()) == rows(pl.concat([opened.read(), *list(opened.batches())]).head(opened.event_count))
 

@@ -240,7 +240,15 @@ impl Lines {
         match *bytes.get(at)? {
             b'\n' => at += 1,
             b'\r' if bytes.get(at + 1) == Some(&b'\n') => at += 2,
-            byte if byte == separator => at += line_end(bytes.get(at..)?)? + 1,
+            byte if byte == separator => {
+                let rest = bytes.get(at..)?;
+                let end = line_end(rest)?;
+                // A carriage return inside is for the definition.
+                if rest.get(..end)?.trim_ascii_end().contains(&b'\r') {
+                    return None;
+                }
+                at += end + 1;
+            }
             _ => return None,
         }
         let inside = x < self.width && y < self.height && at - start <= LONGEST;

@@ -274,6 +274,12 @@ impl Seen {
     }
 }
 
+/// Where the first line ends, if lines end with carriage returns alone.
+fn returns_alone(head: &[u8]) -> Option<usize> {
+    let end = head.trim_ascii().iter().position(|byte| *byte == b'\r')?;
+    (!head.contains(&b'\n')).then_some(end + head.len() - head.trim_ascii_start().len())
+}
+
 /// The content lines of the head: where each starts, and the line without its end.
 struct Contents<'a> {
     head: &'a [u8],
@@ -363,6 +369,9 @@ pub(crate) struct Values {
 
 /// The values of a line with these columns, or why it has none.
 pub(crate) fn values(separator: Separator, roles: &[Role], unit: TimeUnit, line: &[u8]) -> Result<Values, &'static str> {
+    if line.trim_ascii_end().contains(&b'\r') {
+        return Err("a carriage return inside");
+    }
     let (mut x, mut y, mut t, mut on) = (None, None, None, None);
     let mut fields = separator.fields(line);
     for role in roles {
@@ -404,6 +413,9 @@ pub(crate) fn is_text(head: &[u8]) -> bool {
 pub(crate) fn fits(head: &[u8]) -> bool {
     if !is_text(head) {
         return false;
+    }
+    if let Some(end) = returns_alone(head) {
+        return head.get(..end).is_some_and(|line| names(Separator::of(line), line).is_some() || is_data(Separator::of(line), line));
     }
     let mut contents = Contents::new(head, head.len() < crate::format::HEAD);
     let lines: Vec<(usize, &[u8])> = contents.by_ref().take(256).collect();
@@ -451,6 +463,13 @@ impl Layout {
     /// Finds the layout from the head of a file, which is `whole` if there is no more of it.
     pub(crate) fn detect(head: &[u8], whole: bool, options: &OpenOptions) -> Result<Self> {
         let wanted = options.text_columns.as_deref().map(parse_columns).transpose()?;
+        if let Some(end) = returns_alone(head) {
+            return Err(Error::format("lines that end with carriage returns alone are not read")
+                .expecting("line feeds, with or without carriage returns before them")
+                .but_found(format!("a carriage return after `{}`", shown(head.get(..end).unwrap_or_default())))
+                .at(end as u64)
+                .hint("write the file with line feeds, for example with `tr '\\r' '\\n'`"));
+        }
         let mut contents = Contents::new(head, whole);
         let mut lines: Vec<(usize, &[u8])> = contents.by_ref().take(SAMPLE).collect();
         let mut geometry = contents.geometry;

@@ -161,6 +161,23 @@ fn no_line_is_an_event() {
 }
 
 #[test]
+fn carriage_returns_alone() {
+    for text in ["0.5 1 2 1\r0.6 3 4 0\r", "t,x,y,p\r1,2,3,1\r", "\r0.5 1 2 1\r0.6 3 4 0"] {
+        assert!(fits(text.as_bytes()), "{text:?}");
+        assert!(found(text).contains("carriage return"), "{}", found(text));
+    }
+    assert_eq!(read("0.5 1 2 1\r"), [(1, 2, 500_000, 1)]);
+    // Among lines that end as they should, they are damage.
+    for end in ["", ",7", "\r\r,7"] {
+        let line =
+            |i: i64| format!("{},{i},{},{}{}\n", 10 * i, i % 3, i % 2, if i % 5 == 0 { format!("{end}\r1,2,3,1") } else { String::new() });
+        let (text, mut expected) = many(line);
+        expected.retain(|row| row.2 % 50 != 0);
+        assert_eq!(read(&format!("t,x,y,p\n{text}")), expected);
+    }
+}
+
+#[test]
 fn columns_of_the_caller() {
     let options = |columns: &str| OpenOptions::default().with_text_columns(columns);
     let rows = agree(b"1 1 1 1\n9 8 7 0\n", &options("x y t p"), &mut Random(1), 9);
