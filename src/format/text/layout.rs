@@ -368,6 +368,7 @@ pub(crate) struct Values {
 }
 
 /// The values of a line with these columns, or why it has none.
+#[inline]
 pub(crate) fn values(separator: Separator, roles: &[Role], unit: TimeUnit, line: &[u8]) -> Result<Values, &'static str> {
     if line.trim_ascii_end().contains(&b'\r') {
         return Err("a carriage return inside");
@@ -738,7 +739,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
         }
     }
     match left.as_slice() {
-        [order] if time(order).is_some_and(|column| column.ahead() || column.is_beyond() || column.has_decimals()) => {
+        [order] if time(order).is_some_and(|column| column.ahead() || column.is_beyond() || column.is_seconds()) => {
             Ok((order.to_vec(), reason))
         }
         [] | [_] => Err(unclear("values that fit none of these", at)),
