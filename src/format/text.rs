@@ -2,7 +2,7 @@
 //!
 //! | what | by |
 //! |---|---|
-//! | separator | the first data line: comma, else semicolon, else runs of blanks and tabs |
+//! | separator | the first data line: comma, else semicolon, else one tab, else runs of blanks and tabs |
 //! | order of the columns | the caller; names in a header line; what the columns of the first lines can be |
 //! | unit of time | the caller; the name of the column; a decimal point (seconds); the size of whole numbers |
 //! | sensor size | the caller; a first line `width height`; `%geometry:W,H`; names like `x@W` |
