@@ -593,18 +593,18 @@ impl Layout {
         reasons.push(reason);
         // A single line without an end may be cut: a problem, not another layout.
         let ended = head.ends_with(b"\n") || lines.len() > 1;
+        let layout = Self { roles, separator, unit, start: start as u64, geometry, named, reasons };
         if let Some((at, line)) = lines.first().filter(|_| ended)
-            && let Err(why) = values(separator, &roles, unit, line)
-            && lines.iter().all(|(_, line)| values(separator, &roles, unit, line).is_err())
+            && let Err(why) = values(separator, &layout.roles, unit, line)
+            && lines.iter().all(|(_, line)| values(separator, &layout.roles, unit, line).is_err())
         {
-            let columns: Vec<_> = roles.iter().map(|role| role.name()).collect();
             return Err(Error::format("no line is an event")
-                .expecting(format!("lines of `{}` between {}", columns.join(" "), separator.what()))
+                .expecting(format!("lines of `{}` between {}", layout.columns(), separator.what()))
                 .but_found(format!("{why} in `{}`", shown(line)))
                 .at(*at as u64)
                 .hint("times and pixels are decimal numbers, polarity is 0, 1, -1, true, false, on, off, + or -; `text_columns` says which column is what"));
         }
-        Ok(Self { roles, separator, unit, start: start as u64, geometry, named, reasons })
+        Ok(layout)
     }
 
     /// The columns in their order.
