@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::spool::Spool;
+use crate::spool::{Packing, Spool};
 
 /// An open file with its length at the time of opening, or several that are read as one after the other.
 ///
@@ -123,6 +123,14 @@ impl Source {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file of an archive that this is.
+    pub(crate) fn member(&self) -> Option<&Path> {
+        match &self.content {
+            Content::Packed(spool) if matches!(spool.packing(), Packing::Zip { .. }) => self.called.as_deref(),
+            _ => None,
+        }
     }
 
     /// The extension of the content's name, in lower case.

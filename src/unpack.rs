@@ -1,4 +1,4 @@
-//! Recordings inside gzip, Zstandard, and zip archives of one file: which they are, and what they have.
+//! Recordings inside gzip, Zstandard, and zip archives of one recording: which they are, and what they have.
 //!
 //! Several gzip members or Zstandard frames one after the other are one content. Where they are cut or damaged, what
 //! stands before that is the content, and the damage is told; a zip archive has to be whole.
@@ -63,15 +63,35 @@ fn decompress(packed: &Arc<Source>, packing: Packing) -> Result<Option<(Arc<Spoo
     Ok(Some((spool, original.unwrap_or_else(|| packed.path().to_path_buf()))))
 }
 
-/// The only file in a zip archive, and its name; `None` for archives of several files or of arrays.
+/// Most members of an archive that an error names.
+const LISTED: usize = 8;
+
+/// Whether a member of an archive is called like a recording.
+fn is_events(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|base| base.to_ascii_lowercase().contains("events"))
+}
+
+/// The recording in a zip archive, and its name: the only file, or the only one called `events`; `None` for archives of
+/// arrays and empty ones.
 fn only_member(packed: &Arc<Source>) -> Result<Option<(Arc<Spool>, PathBuf)>> {
     let mut entries = zip::entries(packed)?;
     // What the tools of one system add is no content.
     entries.retain(|entry| !entry.name.ends_with('/') && !entry.name.starts_with("__MACOSX/"));
-    let [entry] = entries.as_slice() else { return Ok(None) };
-    if entry.name.to_ascii_lowercase().ends_with(".npy") {
+    if entries.is_empty() || entries.iter().any(|entry| entry.name.to_ascii_lowercase().ends_with(".npy")) {
         return Ok(None);
     }
+    let (events, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| is_events(&entry.name));
+    let entry = match (events.as_slice(), others.as_slice()) {
+        ([entry], _) | ([], [entry]) => *entry,
+        _ => {
+            let names: Vec<_> = events.iter().chain(&others).take(LISTED).map(|entry| format!("`{}`", entry.name)).collect();
+            let more = if entries.len() > LISTED { format!(" and {} more", entries.len() - LISTED) } else { String::new() };
+            return Err(Error::format("a zip archive of several files")
+                .expecting("one file, or one with `events` in its name")
+                .but_found(format!("{}{more}", names.join(", ")))
+                .hint("extract the recording from the archive and open that"));
+        }
+    };
     let (start, bytes, deflated) = match zip::member(packed, entry)? {
         zip::Member::Stored { start, bytes } => (start, bytes, false),
         zip::Member::Deflated(member) => (member.place().0, member.place().1, true),

@@ -126,6 +126,9 @@ def text(lines: str, columns: str = "t x y p", separator: str | None = None, uni
         line = line.strip()
         if not line or line[0] in "#%":
             continue
+        if "\r" in line:
+            bad += 1
+            continue
         fields = dict(zip(order, (field.strip() for field in line.split(separator)), strict=False))
         t, x, y = whole(fields.get("t", ""), SHIFT[unit]), whole(fields.get("x", "")), whole(fields.get("y", ""))
         p = POLARITIES.get(fields.get("p", "").lower())

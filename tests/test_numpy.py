@@ -582,9 +582,9 @@ def test_zip_archives(tmp_path):
     events = make(100)
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("events.txt", "1 2 3 4")
+        archive.writestr("points.txt", "1 2 3 4")
         archive.writestr("notes.txt", "what they are")
-    with pytest.raises(evlib.FormatError, match=r"found `events\.txt`, `notes\.txt`"):
+    with pytest.raises(evlib.FormatError, match=r"found `points\.txt`, `notes\.txt`"):
         evlib.open(path)
     with zipfile.ZipFile(path, "w"):
         pass

@@ -126,10 +126,34 @@ def test_archives_of_several_files(plain, tmp_path):
         archive.writestr("folder/events.txt", plain)
         archive.writestr("__MACOSX/folder/._events.txt", b"noise")
     assert evlib.open(path).event_count == COUNT
+    assert evlib.open(path).reasons[:2] == ["unpacked from zip", "`folder/events.txt` of the archive"]
+    # As the archives of data sets are.
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("readme.txt", b"what this is")
-    with pytest.raises(evlib.FormatError, match=r"readme\.txt"):
+        archive.writestr("folder/images.txt", b"0.1 images/frame_0.png\n")
+        archive.writestr("folder/images/frame_0.png", b"\x89PNG")
+        archive.writestr("folder/imu.txt", b"0.1 1 2 3 4 5 6\n" * 9)
+        archive.writestr("folder/calib.txt", b"1 2 3 4 5 6 7 8 9\n")
+    opened = evlib.open(path)
+    assert (opened.event_count, opened.geometry, opened.format) == (COUNT, (240, 180), "text")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("folder/Events_right.txt", plain)
+    with pytest.raises(evlib.FormatError, match="several files") as caught:
         evlib.open(path)
+    for name in ("`folder/events.txt`", "`folder/Events_right.txt`", "`folder/calib.txt`"):
+        assert name in caught.value.found
+    assert "extract" in str(caught.value)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("recording.txt", plain)
+        archive.writestr("readme.txt", b"what this is")
+    with pytest.raises(evlib.FormatError, match=r"(?s)several files.*`readme\.txt`.*extract"):
+        evlib.open(path)
+    # Arrays are another thing.
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("events.txt", plain)
+        archive.writestr("pictures.npy", b"no array")
+    with pytest.raises(evlib.FormatError) as caught:
+        evlib.open(path)
+    assert "several files" not in str(caught.value)
     with pytest.raises(evlib.FormatError, match="without arrays"):
         path.write_bytes(zipped(plain))
         evlib.open(path, format="npz")

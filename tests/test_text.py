@@ -30,6 +30,13 @@ LAYOUTS = {
     "rpg": ("0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p", "blank", "s", None),
     "e2vid": ("240 180\n0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p", "blank", "s", (240, 180)),
     "v2e": ("# v2e\n# more\n0.003811 96 133 0 1\n0.003820001 17 172 1 0\n", "t x y p", "blank", "s", None),
+    "v2e, as written": (
+        "#!events.txt\n# created by v2e\n# timestamp x y polarity\n0.003811 96 133 0\n0.003820001 17 172 1\n",
+        "t x y p",
+        "blank",
+        "s",
+        None,
+    ),
     "openeb": ("%geometry:640,480\n96,133,0,3811\n17,172,1,3820\n", "x y p t", "comma", "us", (640, 480)),
     "openeb, bare": ("96,133,0,3811\n17,172,1,3820\n", "x y p t", "comma", "us", None),
     "faery": ("t,x@640,y@480,on\r\n3811,96,133,0\r\n3820,17,172,1\r\n", "t x y p", "comma", "us", (640, 480)),
@@ -75,6 +82,33 @@ def test_layouts(name, save):
 def test_seconds_are_exact(line, microseconds, save):
     path = save(f"{line} 1 2 1\n".encode())
     assert rows(evlib.read_events(path, text_columns="t x y p")) == [(1, 2, microseconds, 1)]
+
+
+@pytest.mark.parametrize("form", [".18e", "f", ".1f", ".6f", "g"])
+@pytest.mark.parametrize("columns", ["txyp", "xypt", "xytp"])
+@pytest.mark.parametrize("step", [1, 97])
+def test_whole_floating_point_times_are_microseconds(form, columns, step, save):
+    """`numpy.savetxt` writes an array of whole microseconds like this, pixels and polarity too."""
+    expected = [(i * 7 % 31, i * 5 % 23, i * step, i % 2 * 2 - 1) for i in range(1000)]
+    lines = []
+    for x, y, t, p in expected:
+        values = {"t": t, "x": x, "y": y, "p": (p + 1) // 2}
+        lines.append(" ".join(format(float(values[column]), form) for column in columns))
+    opened = evlib.open(save("\n".join(lines).encode(), ".txt"))
+    assert (opened.metadata["columns"], opened.metadata["time_unit"]) == (" ".join(columns), "us")
+    assert rows(opened.read()) == expected
+    seconds = save("\n".join(line.replace(" ", ",") for line in lines).encode(), ".csv")
+    assert evlib.open(seconds, time_unit="s").read()["timestamp"].dt.total_seconds()[-1] == 999 * step
+
+
+@pytest.mark.parametrize("form", [".18e", ".9f", "r"])
+def test_floating_point_seconds(form, save):
+    times = [i * 97 for i in range(1000)]
+    written = [repr(t / 1e6) if form == "r" else format(t / 1e6, form) for t in times]
+    lines = [f"{t} {i % 31:.1f} {i % 23:.1f} {i % 2:.1f}" for i, t in enumerate(written)]
+    opened = evlib.open(save("\n".join(lines).encode(), ".txt"))
+    assert opened.metadata["time_unit"] == "s"
+    assert opened.read()["timestamp"].dt.total_microseconds().to_list() == times
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
@@ -133,6 +167,21 @@ def test_unclear_columns_need_a_word(content, save):
     if content[0] != "t":
         with pytest.raises(evlib.FormatError, match="text_columns"):
             evlib.open(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n", "no time in"),
+        ("t,x,y,p\n10,1,2,T\n20,1,2,F\n", "no polarity in `10,1,2,T`"),
+        ("t;x;y;p\n0,5;1;2;1\n0,6;1;2;0\n", "no time in `0,5;1;2;1`"),
+    ],
+)
+def test_names_over_lines_that_are_no_events(content, why, save):
+    with pytest.raises(evlib.FormatError, match="no line is an event") as caught:
+        evlib.open(save(content.encode(), ".csv"))
+    assert why in caught.value.found
+    assert caught.value.offset == content.index("\n") + 1
 
 
 def test_columns_of_the_caller(save):
@@ -209,6 +258,17 @@ def test_other_content(save):
         evlib.open(save(b"no events\nat all\n"), format="text")
 
 
+def test_hints_for_text_are_about_text(save):
+    for content in (b"hello world\n", b"\n\n", b"a,b,c\n1,2,3\n", b"1 2 3\n" * 9):
+        with pytest.raises(evlib.FormatError, match="text_columns") as caught:
+            evlib.open(save(content, ".csv"))
+        assert "evt3" not in str(caught.value)
+    with pytest.raises(evlib.FormatError, match="evt3"):
+        evlib.open(save(b"0.1 1 2 1\n" + bytes(10), ".csv"))
+    with pytest.raises(evlib.FormatError, match="carriage returns alone"):
+        evlib.open(save(make(9000).replace("\n", "\r").encode(), ".txt"))
+
+
 def test_cut_at_every_byte(save):
     content = "t,x,y,p\n0.5,1,2,1\n0.75,33,44,0\r\n-1e-3,5,6,1\n"
     header = content.index("\n") + 1
@@ -238,7 +298,11 @@ def test_mutated_text(seed, save):
 
 @given(data=st.binary(max_size=300))
 def test_any_bytes(data, save):
-    opened = evlib.open(save(data), format="text", text_columns="t x y p")
+    try:
+        opened = evlib.open(save(data), format="text", text_columns="t x y p")
+    except evlib.FormatError as error:
+        assert any(why in str(error) for why in ("no line is an event", "carriage return"))
+        opened = evlib.open(save(b"1 1 1 1\n" * 2 + data), format="text", text_columns="t x y p")
     assert rows(opened.read()) == rows(pl.concat([opened.read(), *list(opened.batches())]).head(opened.event_count))
 
 

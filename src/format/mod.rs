@@ -317,11 +317,13 @@ pub(crate) fn open_path(path: &Path, options: &OpenOptions) -> Result<Opened> {
     let bag = if path.is_dir() { ros::in_folder(path)? } else { None };
     let (source, spool) = unpack(Source::open(bag.as_deref().unwrap_or(path))?, options.format)?;
     let Some(spool) = spool else { return open(source, options) };
+    let mut reasons = vec![format!("unpacked from {}", spool.packing().name())];
+    reasons.extend(source.member().map(|member| format!("`{}` of the archive", member.display())));
     let mut opened = open(source, options).map_err(|error| match spool.known_damage() {
         Some(damage) => error.hint(damage.what.as_str()),
         None => error,
     })?;
-    opened.identity.reasons.insert(0, format!("unpacked from {}", spool.packing().name()));
+    opened.identity.reasons.splice(..0, reasons);
     opened.reader = Arc::new(Unpacked { reader: opened.reader, spool });
     Ok(opened)
 }

@@ -2,7 +2,7 @@
 //!
 //! | what | by |
 //! |---|---|
-//! | separator | the first data line: comma, else semicolon, else runs of blanks and tabs |
+//! | separator | the first data line: comma, else semicolon, else one tab, else runs of blanks and tabs |
 //! | order of the columns | the caller; names in a header line; what the columns of the first lines can be |
 //! | unit of time | the caller; the name of the column; a decimal point (seconds); the size of whole numbers |
 //! | sensor size | the caller; a first line `width height`; `%geometry:W,H`; names like `x@W` |
@@ -32,9 +32,9 @@ mod number;
 mod tests;
 mod writer;
 
-use layout::{Layout, Role};
+use layout::{Layout, Role, Values, shown, values};
 pub(crate) use layout::{fits, is_text};
-use number::{Number, digits, digits_left, load};
+use number::{digits, digits_left, load};
 pub(crate) use writer::Writer;
 
 /// Bytes of a segment.
@@ -172,25 +172,16 @@ impl Lines {
         if line.len() > LONGEST {
             return Line::Bad("longer than 64 KiB");
         }
-        let line = line.trim_ascii();
-        if matches!(line.first(), None | Some(b'#' | b'%')) {
+        // Not trimmed for the fields: a leading tab is the end of an empty one.
+        if matches!(line.trim_ascii_start().first(), None | Some(b'#' | b'%')) {
             return Line::Nothing;
         }
-        let (mut x, mut y, mut t, mut on) = (None, None, None, None);
-        let mut fields = self.layout.separator.fields(line);
-        for role in &self.layout.roles {
-            let Some(field) = fields.next() else { return Line::Bad("too few fields") };
-            match role {
-                Role::Skip => {}
-                Role::Time => t = Number::parse(field).and_then(|number| number.microseconds(self.layout.unit)),
-                Role::X => x = Number::parse(field).and_then(Number::rounded),
-                Role::Y => y = Number::parse(field).and_then(Number::rounded),
-                Role::Polarity => on = number::polarity(field),
-            }
-        }
-        let Some(t) = t.and_then(|t: i64| t.checked_add(self.offset_us)) else { return Line::Bad("no time") };
-        let (Some((x, x_rounded)), Some((y, y_rounded))) = (x, y) else { return Line::Bad("no pixel") };
-        let Some(on) = on else { return Line::Bad("no polarity") };
+        let Values { t, x: (x, x_rounded), y: (y, y_rounded), on } =
+            match values(self.layout.separator, &self.layout.roles, self.layout.unit, line) {
+                Ok(values) => values,
+                Err(why) => return Line::Bad(why),
+            };
+        let Some(t) = t.checked_add(self.offset_us) else { return Line::Bad("no time") };
         if !(0..self.width).contains(&x) || !(0..self.height).contains(&y) {
             return Line::Outside;
         }
@@ -229,7 +220,12 @@ impl Lines {
                     on = digit == 1 && !negative;
                     at += 1;
                 }
-                Role::Skip => at += bytes.get(at..)?.iter().take(64).position(|byte| *byte == separator || *byte == b'\n')?,
+                // A comment or a blank at the start of a line are for the definition.
+                Role::Skip if index == 0 && matches!(*bytes.get(at)?, b'#' | b'%' | b' ' | b'\t'..=b'\r') => return None,
+                Role::Skip => {
+                    let ends = |byte: &u8| *byte == separator || matches!(*byte, b'\t'..=b'\r');
+                    at += bytes.get(at..)?.iter().take(64).position(ends)?;
+                }
             }
             if index < last {
                 if *bytes.get(at)? != separator {
@@ -244,7 +240,15 @@ impl Lines {
         match *bytes.get(at)? {
             b'\n' => at += 1,
             b'\r' if bytes.get(at + 1) == Some(&b'\n') => at += 2,
-            byte if byte == separator => at += line_end(bytes.get(at..)?)? + 1,
+            byte if byte == separator => {
+                let rest = bytes.get(at..)?;
+                let end = line_end(rest)?;
+                // A carriage return inside is for the definition.
+                if rest.get(..end)?.trim_ascii_end().contains(&b'\r') {
+                    return None;
+                }
+                at += end + 1;
+            }
             _ => return None,
         }
         let inside = x < self.width && y < self.height && at - start <= LONGEST;
@@ -426,12 +430,9 @@ impl Segmented for Lines {
             let base = segment.offset + at as u64;
             let consumed = self.read(&mut place, bytes.get(at..).unwrap_or_default(), &mut block, BLOCK, &mut |what, at, line| {
                 let offset = base + at as u64;
-                let example = || {
-                    let shown: String = String::from_utf8_lossy(line.get(..80).unwrap_or(line)).trim_end().escape_debug().collect();
-                    match what {
-                        Line::Bad(why) => format!("{why} at byte {offset}: `{shown}`"),
-                        _ => format!("byte {offset}: `{shown}`"),
-                    }
+                let example = || match what {
+                    Line::Bad(why) => format!("{why} at byte {offset}: `{}`", shown(line)),
+                    _ => format!("byte {offset}: `{}`", shown(line)),
                 };
                 match what {
                     Line::Bad(_) => problems.add(ProblemCode::BadLine, 1, line.len().min(LONGEST) as u64, offset, example),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Confidence, Format, Identity, Opened, looks_like};
+use super::{Confidence, Format, Identity, Opened, looks_like, text};
 use crate::columns::{Slots, TriggerColumns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::problem::{ProblemCode, Problems};
@@ -82,7 +82,11 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
                 if head.is_empty() {
                     return Err(error);
                 }
-                return Err(error.hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
+                return Err(error.hint(if header.fields.is_empty() && text::is_text(head) {
+                    "for text with an event a line pass `format=\"text\"`, and `text_columns` where it does not name its columns"
+                } else {
+                    "for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"
+                }));
             };
             (format, Confidence::Guess)
         }

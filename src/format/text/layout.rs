@@ -40,7 +40,9 @@ impl Role {
 pub(crate) enum Separator {
     Comma,
     Semicolon,
+    /// One tab: cells may be empty.
     Tab,
+    /// Any number of blanks and tabs.
     Blank,
 }
 
@@ -63,6 +65,15 @@ impl Separator {
             Self::Semicolon => "semicolon",
             Self::Tab => "tab",
             Self::Blank => "blank",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Comma => "commas",
+            Self::Semicolon => "semicolons",
+            Self::Tab => "tabs",
+            Self::Blank => "blanks",
         }
     }
 
@@ -92,7 +103,7 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        let field = if let Separator::Tab | Separator::Blank = self.separator {
+        let field = if self.separator == Separator::Blank {
             let rest = rest.trim_ascii_start();
             if rest.is_empty() {
                 self.rest = None;
@@ -184,9 +195,11 @@ struct Seen {
     high: Option<i128>,
     last: Option<i128>,
     steps_back: u64,
-    /// Values with a point or an exponent; among them, those that say nothing by it (`12.0`).
+    /// Values with a point or an exponent; among them, those that say nothing by it (`12.0`, `1.2e1`).
     decimal: u64,
     idle: u64,
+    /// Values that differ from the one before.
+    changes: u64,
     /// Values that are -1, 0 or 1, or words for them.
     polarity: u64,
     /// Fields that are words; values that are not whole; values that no pixel can have.
@@ -206,15 +219,16 @@ impl Seen {
             return;
         };
         let Some(value) = number.millionths() else { return };
-        if let Some(decimals) = number.decimals {
+        if number.has_point {
             self.decimal += 1;
-            self.idle += u64::from(decimals == 1 && number.whole);
+            self.idle += u64::from(number.is_whole());
         }
         self.fractions += u64::from(value % 1_000_000 != 0);
         self.beyond += u64::from(!(-1_000_000..=LARGEST * 1_000_000).contains(&value));
         self.zero_and_minus.0 |= value == 0;
         self.zero_and_minus.1 |= value == -1_000_000;
         self.steps_back += u64::from(self.last.is_some_and(|last| value < last));
+        self.changes += u64::from(self.last.is_some_and(|last| value != last));
         self.last = Some(value);
         self.low = Some(self.low.map_or(value, |low| low.min(value)));
         self.high = Some(self.high.map_or(value, |high| high.max(value)));
@@ -248,10 +262,22 @@ impl Seen {
         self.fractions * 4 > self.values
     }
 
-    /// Whether decimals carry something.
+    /// Whether the values are written with decimals, or with an exponent.
     fn has_decimals(&self) -> bool {
-        self.decimal * 4 > self.values && (self.idle < self.decimal || self.range() < 1000 * 1_000_000)
+        self.decimal * 4 > self.values
     }
+
+    /// Whether these times are seconds by their decimals. Whole ones over a long range, or many of them, are another unit that
+    /// was written as floating point: no camera has all its events at full seconds.
+    fn is_seconds(&self) -> bool {
+        self.has_decimals() && (self.idle < self.decimal || self.range() < 1000 * 1_000_000 && self.changes < 256)
+    }
+}
+
+/// Where the first line ends, if lines end with carriage returns alone.
+fn returns_alone(head: &[u8]) -> Option<usize> {
+    let end = head.trim_ascii().iter().position(|byte| *byte == b'\r')?;
+    (!head.contains(&b'\n')).then_some(end + head.len() - head.trim_ascii_start().len())
 }
 
 /// The content lines of the head: where each starts, and the line without its end.
@@ -291,7 +317,9 @@ impl<'a> Iterator for Contents<'a> {
                 }
                 None => return None,
             };
-            match line.trim_ascii() {
+            // A leading tab is the end of an empty field.
+            let line = line.trim_ascii_end();
+            match line.trim_ascii_start() {
                 [] => {}
                 [b'#' | b'%', comment @ ..] => {
                     if let Some(size) = comment.strip_prefix(b"geometry:").or_else(|| comment.strip_prefix(b" geometry:")) {
@@ -299,7 +327,7 @@ impl<'a> Iterator for Contents<'a> {
                     }
                     self.comment = Some(comment);
                 }
-                line => return Some((start, line)),
+                _ => return Some((start, line)),
             }
         }
     }
@@ -329,13 +357,56 @@ fn is_row(separator: Separator, line: &[u8], known: Option<&[Role]>) -> bool {
     separator.fields(line).nth(place).is_some_and(|field| Number::parse(field).is_some())
 }
 
+/// What the columns of a line say.
+pub(crate) struct Values {
+    /// Microseconds.
+    pub(crate) t: i64,
+    /// The pixel, and whether it was rounded.
+    pub(crate) x: (i64, bool),
+    pub(crate) y: (i64, bool),
+    pub(crate) on: bool,
+}
+
+/// The values of a line with these columns, or why it has none.
+#[inline]
+pub(crate) fn values(separator: Separator, roles: &[Role], unit: TimeUnit, line: &[u8]) -> Result<Values, &'static str> {
+    if line.trim_ascii_end().contains(&b'\r') {
+        return Err("a carriage return inside");
+    }
+    let (mut x, mut y, mut t, mut on) = (None, None, None, None);
+    let mut fields = separator.fields(line);
+    for role in roles {
+        let field = fields.next().ok_or("too few fields")?;
+        match role {
+            Role::Skip => {}
+            Role::Time => t = Number::parse(field).and_then(|number| number.microseconds(unit)),
+            Role::X => x = Number::parse(field).and_then(Number::rounded),
+            Role::Y => y = Number::parse(field).and_then(Number::rounded),
+            Role::Polarity => on = polarity(field),
+        }
+    }
+    let t = t.ok_or("no time")?;
+    let (Some(x), Some(y)) = (x, y) else { return Err("no pixel") };
+    Ok(Values { t, x, y, on: on.ok_or("no polarity")? })
+}
+
+/// What parts the fields of these lines, for which no header speaks: tabs only if lines fit then.
+fn tab_or_blank(separator: Separator, lines: &[(usize, &[u8])], fits: impl Fn(Separator, &[u8]) -> bool) -> Separator {
+    let any = |separator| lines.iter().any(|(_, line)| fits(separator, line));
+    if separator == Separator::Tab && !any(Separator::Tab) && any(Separator::Blank) { Separator::Blank } else { separator }
+}
+
+/// A line, or the start of it, as errors and problems show it.
+pub(crate) fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line.get(..80).unwrap_or(line)).trim_end().escape_debug().collect()
+}
+
 /// Whether a file is text, and nothing else that is known.
 pub(crate) fn is_text(head: &[u8]) -> bool {
     if !looks_unknown(head) || head.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
         return false;
     }
-    let first_line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    !(head.starts_with(b"% ") && vendor_header(head) || first_line.starts_with(b"#!"))
+    !(head.starts_with(b"% ") && vendor_header(head))
 }
 
 /// Whether a file is taken for text with events: most of its first lines have at least four numbers, or names say that
@@ -344,15 +415,18 @@ pub(crate) fn fits(head: &[u8]) -> bool {
     if !is_text(head) {
         return false;
     }
+    if let Some(end) = returns_alone(head) {
+        return head.get(..end).is_some_and(|line| names(Separator::of(line), line).is_some() || is_data(Separator::of(line), line));
+    }
     let mut contents = Contents::new(head, head.len() < crate::format::HEAD);
-    let lines: Vec<&[u8]> = contents.by_ref().take(256).map(|(_, line)| line).collect();
-    let Some(first) = lines.first() else { return false };
-    let separator = Separator::of(lines.get(1).unwrap_or(first));
+    let lines: Vec<(usize, &[u8])> = contents.by_ref().take(256).collect();
+    let Some((_, first)) = lines.first() else { return false };
+    let separator = tab_or_blank(Separator::of(lines.get(1).map_or(first, |(_, second)| second)), &lines, is_data);
     if let Some(named) = names(Separator::of(first), first) {
         let has = |role| named.iter().any(|named| named.role == role);
         return has(Role::Time) && has(Role::X) && has(Role::Y);
     }
-    let data = lines.iter().filter(|line| is_data(separator, line)).count();
+    let data = lines.iter().filter(|(_, line)| is_data(separator, line)).count();
     data > 0 && data * 2 >= lines.len().saturating_sub(1)
 }
 
@@ -390,6 +464,13 @@ impl Layout {
     /// Finds the layout from the head of a file, which is `whole` if there is no more of it.
     pub(crate) fn detect(head: &[u8], whole: bool, options: &OpenOptions) -> Result<Self> {
         let wanted = options.text_columns.as_deref().map(parse_columns).transpose()?;
+        if let Some(end) = returns_alone(head) {
+            return Err(Error::format("lines that end with carriage returns alone are not read")
+                .expecting("line feeds, with or without carriage returns before them")
+                .but_found(format!("a carriage return after `{}`", shown(head.get(..end).unwrap_or_default())))
+                .at(end as u64)
+                .hint("write the file with line feeds, for example with `tr '\\r' '\\n'`"));
+        }
         let mut contents = Contents::new(head, whole);
         let mut lines: Vec<(usize, &[u8])> = contents.by_ref().take(SAMPLE).collect();
         let mut geometry = contents.geometry;
@@ -410,7 +491,7 @@ impl Layout {
             start = lines.first().map_or(end, |(at, _)| *at);
             reasons.push("the first line is the sensor size".to_owned());
         }
-        let separator = lines.get(1).or(lines.first()).map_or(Separator::Blank, |(_, line)| Separator::of(line));
+        let mut separator = lines.get(1).or(lines.first()).map_or(Separator::Blank, |(_, line)| Separator::of(line));
 
         // Names.
         let mut header = None;
@@ -418,7 +499,14 @@ impl Layout {
             && let Some(named) = names(Separator::of(first), first)
         {
             header = Some(named);
-            reasons.push(format!("header line `{}`", String::from_utf8_lossy(first.get(..80).unwrap_or(first))));
+            // A comma between semicolons or tabs is one of decimals.
+            let parts = Separator::of(first);
+            if let Separator::Semicolon | Separator::Tab = parts
+                && lines.get(1).is_some_and(|(_, second)| second.contains(&parts.byte()))
+            {
+                separator = parts;
+            }
+            reasons.push(format!("header line `{}`", shown(first)));
         } else if wanted.is_some()
             && lines.first().is_some_and(|(_, first)| !is_row(separator, first, wanted.as_deref()))
             && lines.get(1).is_some_and(|(_, second)| is_row(separator, second, wanted.as_deref()))
@@ -428,16 +516,33 @@ impl Layout {
         if header.is_some() {
             lines.remove(0);
             start = lines.first().map_or(end, |(at, _)| *at);
-        } else if let Some(comment) = comment
+        } else if let Some(comment) = comment.map(<[u8]>::trim_ascii)
             && let Some((_, first)) = lines.first()
             && let Some(named) = names(Separator::of(comment), comment)
             && named.len() == separator.fields(first).count()
             && [Role::Time, Role::X, Role::Y, Role::Polarity].iter().all(|role| named.iter().any(|named| named.role == *role))
         {
-            reasons.push(format!("comment `#{}`", String::from_utf8_lossy(comment)));
+            reasons.push(format!("comment `# {}`", String::from_utf8_lossy(comment)));
             header = Some(named);
         }
-        let header = header.unwrap_or_default();
+        if header.is_none() {
+            separator = tab_or_blank(separator, &lines, |separator, line| match &wanted {
+                Some(roles) => values(separator, roles, TimeUnit::Microseconds, line).is_ok(),
+                None => is_data(separator, line),
+            });
+        }
+        let mut header = header.unwrap_or_default();
+        if wanted.is_none()
+            && !header.is_empty()
+            && let Some((at, first)) = lines.first()
+            && separator.fields(first).count() == header.len() + 1
+            && separator.fields(first).last().is_some_and(|field| !field.is_empty())
+            && first_has_no_name(separator, &from_names(&header, start)?, &lines)
+                .ok_or_else(|| unclear(format!("{} names over {} columns", header.len(), header.len() + 1), *at))?
+        {
+            header.insert(0, Named { role: Role::Skip, unit: None, size: None });
+            reasons.push("the first column has no name".to_owned());
+        }
         let size = |role: Role| header.iter().find(|named| named.role == role).and_then(|named| named.size);
         if let (Some(width), Some(height)) = (size(Role::X), size(Role::Y)) {
             geometry = geometry.or_else(|| Geometry::new(width, height).ok());
@@ -486,7 +591,20 @@ impl Layout {
             unit_of(seen.get(column).unwrap_or(&Seen::default()))
         };
         reasons.push(reason);
-        Ok(Self { roles, separator, unit, start: start as u64, geometry, named, reasons })
+        // A single line without an end may be cut: a problem, not another layout.
+        let ended = head.ends_with(b"\n") || lines.len() > 1;
+        let layout = Self { roles, separator, unit, start: start as u64, geometry, named, reasons };
+        if let Some((at, line)) = lines.first().filter(|_| ended)
+            && let Err(why) = values(separator, &layout.roles, unit, line)
+            && lines.iter().all(|(_, line)| values(separator, &layout.roles, unit, line).is_err())
+        {
+            return Err(Error::format("no line is an event")
+                .expecting(format!("lines of `{}` between {}", layout.columns(), separator.what()))
+                .but_found(format!("{why} in `{}`", shown(line)))
+                .at(*at as u64)
+                .hint("times and pixels are decimal numbers, polarity is 0, 1, -1, true, false, on, off, + or -; `text_columns` says which column is what"));
+        }
+        Ok(layout)
     }
 
     /// The columns in their order.
@@ -551,6 +669,36 @@ fn from_names(header: &[Named], at: usize) -> Result<Vec<Role>> {
     Ok(roles)
 }
 
+/// Whether the column without a name, where there is one more than names, is the first and not the last: as which these
+/// lines have events, in order of time. `None` if as both.
+fn first_has_no_name(separator: Separator, roles: &[Role], lines: &[(usize, &[u8])]) -> Option<bool> {
+    let after: Vec<Role> = std::iter::once(Role::Skip).chain(roles.iter().copied()).collect();
+    let events = |roles: &[Role]| {
+        let pixels = 0..=LARGEST as i64;
+        let time = roles.iter().position(|role| *role == Role::Time).unwrap_or(0);
+        let mut times = Seen::default();
+        for (_, line) in lines {
+            if let Ok(values) = values(separator, roles, TimeUnit::Microseconds, line)
+                && pixels.contains(&values.x.0)
+                && pixels.contains(&values.y.0)
+                && let Some(field) = separator.fields(line).nth(time)
+            {
+                times.take(field);
+            }
+        }
+        (times.values, times.ahead())
+    };
+    let ((plain, plain_ahead), (shifted, shifted_ahead)) = (events(roles), events(&after));
+    // Many more lines, or as many and in order.
+    if plain > 2 * shifted || shifted > 2 * plain {
+        Some(shifted > plain)
+    } else if plain_ahead == shifted_ahead {
+        (plain == 0).then_some(false)
+    } else {
+        Some(shifted_ahead)
+    }
+}
+
 /// What makes a column that of time, and how to see it.
 type Sign<'a> = (&'a str, &'a dyn Fn(&Seen) -> bool);
 
@@ -570,9 +718,10 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
     let time = |order: &[Role; 4]| order.iter().position(|role| *role == Time).and_then(|place| columns.get(place).copied());
     let mut left: Vec<_> = ORDERS.iter().filter(|order| fits(order)).collect();
     // What makes a column that of time, the strongest sign first.
-    let signs: [Sign<'_>; 4] = [
+    let signs: [Sign<'_>; 5] = [
         ("no pixel can have its values", &|column| column.is_beyond()),
-        ("it has decimals", &|column| column.has_fractions() || column.has_decimals()),
+        ("its values are not whole", &|column| column.has_fractions()),
+        ("it has decimals", &|column| column.has_decimals()),
         ("its values go ahead", &|column| column.ahead()),
         ("its values go ahead furthest", &|column| {
             column.ahead() && columns.iter().all(|other| std::ptr::eq(*other, column) || other.range() < column.range())
@@ -590,7 +739,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
         }
     }
     match left.as_slice() {
-        [order] if time(order).is_some_and(|column| column.ahead() || column.is_beyond() || column.has_decimals()) => {
+        [order] if time(order).is_some_and(|column| column.ahead() || column.is_beyond() || column.is_seconds()) => {
             Ok((order.to_vec(), reason))
         }
         [] | [_] => Err(unclear("values that fit none of these", at)),
@@ -601,7 +750,7 @@ fn from_values(seen: &[Seen], at: usize) -> Result<(Vec<Role>, String)> {
 /// The unit of these times.
 fn unit_of(column: &Seen) -> (TimeUnit, String) {
     let (low, high) = (column.low.unwrap_or(0) / 1_000_000, column.high.unwrap_or(0) / 1_000_000);
-    let (unit, why) = if column.has_decimals() {
+    let (unit, why) = if column.is_seconds() {
         (TimeUnit::Seconds, "times have decimals")
     } else if low >= 10_i128.pow(17) {
         (TimeUnit::Nanoseconds, "times are whole numbers of 18 or more digits, as nanoseconds since 1970 are")

@@ -8,10 +8,8 @@ pub(crate) struct Number {
     negative: bool,
     digits: u128,
     exponent: i32,
-    /// Digits after the point; `None` without a point or an exponent.
-    pub(crate) decimals: Option<usize>,
-    /// Whether all of them are zero.
-    pub(crate) whole: bool,
+    /// Whether it is written with a point or an exponent.
+    pub(crate) has_point: bool,
 }
 
 /// Digits that are kept; those after them only change the exponent, which is all that rounding half up needs.
@@ -25,37 +23,37 @@ impl Number {
             [b'+', rest @ ..] | rest => (false, rest),
         };
         let (mut digits, mut kept, mut exponent, mut seen) = (0_u128, 0, 0_i32, false);
-        let mut decimals: Option<usize> = None;
-        let mut whole = true;
+        let mut has_point = false;
         while let [byte, after @ ..] = rest {
-            match (byte, decimals) {
+            match (byte, has_point) {
                 (b'0'..=b'9', _) => {
                     let digit = byte - b'0';
                     seen = true;
                     if kept < KEPT {
                         digits = 10 * digits + u128::from(digit);
                         kept += u32::from(digits > 0);
-                        exponent -= i32::from(decimals.is_some());
+                        exponent -= i32::from(has_point);
                     } else {
-                        exponent += i32::from(decimals.is_none());
-                    }
-                    if let Some(decimals) = &mut decimals {
-                        *decimals += 1;
-                        whole &= digit == 0;
+                        exponent += i32::from(!has_point);
                     }
                 }
-                (b'.', None) => decimals = Some(0),
+                (b'.', false) => has_point = true,
                 (b'e' | b'E', _) if seen => {
                     exponent = exponent.checked_add(power(after)?)?;
-                    decimals = Some(decimals.unwrap_or(0));
-                    whole = false;
+                    has_point = true;
                     break;
                 }
                 _ => return None,
             }
             rest = after;
         }
-        seen.then_some(Self { negative, digits, exponent, decimals, whole })
+        seen.then_some(Self { negative, digits, exponent, has_point })
+    }
+
+    /// Whether nothing but zeros stands behind the point.
+    pub(crate) fn is_whole(self) -> bool {
+        let unit = 10_u128.checked_pow(self.exponent.min(0).unsigned_abs());
+        self.digits == 0 || unit.is_some_and(|unit| self.digits.is_multiple_of(unit))
     }
 
     /// The number times ten to the power `shift`, rounded to the nearest whole number, halves away from zero; whether
@@ -206,6 +204,9 @@ mod tests {
         assert_eq!(us("1500", TimeUnit::Nanoseconds), Some(2));
         assert_eq!(us("1.5", TimeUnit::Milliseconds), Some(1500));
         assert_eq!(us("1.5", TimeUnit::Microseconds), Some(2));
+        let whole = |text: &str| Number::parse(text.as_bytes()).unwrap().is_whole();
+        assert!(["12", "12.000", "1.234e3", "1.234000000000000000e+03", "0.0", "0e-400", "-5.", "1e20"].into_iter().all(whole));
+        assert!(!["12.5", "1.2345e3", "1e-1", "1e-400", "0.000000000000000000001"].into_iter().any(whole));
         assert_eq!(Number::parse(b"96.0").and_then(Number::rounded), Some((96, false)));
         assert_eq!(Number::parse(b"96.5").and_then(Number::rounded), Some((97, true)));
     }

@@ -67,6 +67,7 @@ fn layouts_in_circulation() {
     for (text, expected) in [
         ("0.003811000 96 133 0\n0.003820001 17 172 1\n", "t x y p | blank | s"),
         ("240 180\n0.003811000 96 133 0\n", "t x y p | blank | s | 240x180"),
+        ("#!events.txt\n# timestamp x y polarity\n0.5 1 2 1\n0.6 3 4 0\n", "t x y p | blank | s"),
         ("# v2e\n# more\n0.5 1 2 1 0\n0.6 3 4 0 1\n", "t x y p | blank | s"),
         ("%geometry:640,480\n1,2,0,100\n3,2,1,105\n0,9,1,207\n", "x y p t | comma | us | 640x480"),
         ("t,x@1280,y@720,on\r\n0,1,2,1\r\n", "t x y p | comma | us | 1280x720"),
@@ -102,6 +103,80 @@ fn what_cannot_be_told() {
     assert!(!fits(b"0.1 1 2 1\n\0\0\0\0"));
 }
 
+/// A column of row names in front, as data frames write it, with an empty name or none.
+#[test]
+fn row_names() {
+    let numbers = |order: &[usize], separator: &str, row: &str| -> String {
+        let line = |i: i64| {
+            let values = [10 * i, (7 * i) % 31, (5 * i) % 23, i % 2].map(|value| value.to_string());
+            let fields = order.iter().map(|index| values[*index].clone());
+            std::iter::once(row.replace('0', &i.to_string())).chain(fields).collect::<Vec<_>>().join(separator) + "\n"
+        };
+        (0..200).map(line).collect()
+    };
+    let expected: Vec<Row> =
+        (0..200).map(|i: i64| (((7 * i) % 31) as i16, ((5 * i) % 23) as i16, 10 * i, if i % 2 == 1 { 1 } else { -1 })).collect();
+    for (names, order, separator, row) in [
+        ("\tt\tx\ty\tp", [0, 1, 2, 3], "\t", "0"),
+        ("\tx\ty\tp\tt", [1, 2, 3, 0], "\t", "0"),
+        ("\tt\tx\tp\ty", [0, 1, 3, 2], "\t", "0"),
+        (",x,y,p,t", [1, 2, 3, 0], ",", "0"),
+        ("\"\" t x y p", [0, 1, 2, 3], " ", "0"),
+        ("\"t\" \"x\" \"y\" \"p\"", [0, 1, 2, 3], " ", "\"0\""),
+        ("x y p t", [1, 2, 3, 0], " ", "0"),
+        ("x\ty\tt\tp", [1, 2, 0, 3], "\t", "0"),
+        ("p,t,x,y", [3, 0, 1, 2], ",", "\"0\""),
+    ] {
+        let text = format!("{names}\n{}", numbers(&order, separator, row));
+        assert_eq!(read(&text), expected, "{names}");
+    }
+    // A column without a name after the others is one more; a last separator is none.
+    assert_eq!(read("t x y p\n10 5 9 1 1\n20 7 3 0 0\n30 6 2 1 1\n"), [(5, 9, 10, 1), (7, 3, 20, -1), (6, 2, 30, 1)]);
+    assert_eq!(read("t,x,y,p\n1,2,1,1,\n2,3,0,0,\n"), [(2, 1, 1, 1), (3, 0, 2, -1)]);
+    // Both readings give events, in order of time.
+    let unclear = found("t,x,y,p\n1,2,1,1,0\n2,3,0,0,1\n");
+    assert!(unclear.contains("5 columns") && unclear.contains("text_columns"), "{unclear}");
+}
+
+#[test]
+fn no_line_is_an_event() {
+    for (text, why) in [
+        ("t,x,y,p\n0 days 00:00:00.000010,1,2,1\n0 days 00:00:00.000020,3,4,0\n", "no time in `0 days 00:00:00.000010,1,2,1`"),
+        ("t,x,y,p\n1,2,3,T\n2,3,4,F\n", "no polarity in `1,2,3,T`"),
+        ("t;x;y;p\n0,5;2;3;1\n0,6;3;4;0\n", "no time in `0,5;2;3;1`"),
+        ("t,x,y,note,p\n1,2,3\n2,3,4\n", "too few fields in `1,2,3`"),
+        ("t\tx\ty\tp\n1\t\t3\t0\n2\t\t4\t1\n", "no pixel in `1\\t\\t3\\t0`"),
+    ] {
+        let error = found(text);
+        assert!(error.contains("no line is an event") && error.contains(why), "{error}");
+        assert_eq!(layout(text.as_bytes(), &OpenOptions::default()).unwrap_err().offset(), Some(text.find('\n').unwrap() as u64 + 1));
+    }
+    let options = OpenOptions::default().with_text_columns("t x y p");
+    assert!(layout(b"0.5 1 2 up\n", &options).unwrap_err().to_string().contains("no polarity in `0.5 1 2 up`"));
+    assert!(layout(b"0.5 1 2 up\n0.6 1 2 1\n", &options).is_ok());
+    // Nothing to judge by.
+    for text in ["t,x,y,p\n", "t,x,y,p\n# none\n", "t,x,y,p\n0.5,1"] {
+        assert!(read(text).is_empty());
+    }
+}
+
+#[test]
+fn carriage_returns_alone() {
+    for text in ["0.5 1 2 1\r0.6 3 4 0\r", "t,x,y,p\r1,2,3,1\r", "\r0.5 1 2 1\r0.6 3 4 0"] {
+        assert!(fits(text.as_bytes()), "{text:?}");
+        assert!(found(text).contains("carriage return"), "{}", found(text));
+    }
+    assert_eq!(read("0.5 1 2 1\r"), [(1, 2, 500_000, 1)]);
+    // Among lines that end as they should, they are damage.
+    for end in ["", ",7", "\r\r,7"] {
+        let line =
+            |i: i64| format!("{},{i},{},{}{}\n", 10 * i, i % 3, i % 2, if i % 5 == 0 { format!("{end}\r1,2,3,1") } else { String::new() });
+        let (text, mut expected) = many(line);
+        expected.retain(|row| row.2 % 50 != 0);
+        assert_eq!(read(&format!("t,x,y,p\n{text}")), expected);
+    }
+}
+
 #[test]
 fn columns_of_the_caller() {
     let options = |columns: &str| OpenOptions::default().with_text_columns(columns);
@@ -126,6 +201,46 @@ fn lines_of_every_kind() {
     assert_eq!(rows, [(1, 2, 500_000, 1), (3, 4, 600_000, -1), (5, 6, -1, -1), (7, 8, 250_000, 1), (9, 9, 1_000_000, 1)]);
     assert_eq!(read("t,x,y,p\n\"1\",' 2 ',3,1\n"), [(2, 3, 1, 1)]);
     assert_eq!(read("2 2\n0.1 1 1 1\n0.2 2 1 1\n0.3 1 -1 1\n"), [(1, 1, 100_000, 1)]);
+}
+
+/// Rows enough for the fast path, which leaves the last bytes of a buffer to the definition.
+fn many(line: impl Fn(i64) -> String) -> (String, Vec<Row>) {
+    let text = (0..200).map(line).collect();
+    (text, (0..200).map(|i: i64| (i as i16, (i % 3) as i16, 10 * i, if i % 2 == 1 { 1 } else { -1 })).collect())
+}
+
+#[test]
+fn skipped_columns() {
+    let by = |text: &str, columns: Option<&str>| {
+        let options = OpenOptions::default();
+        let options = match columns {
+            Some(columns) => options.with_text_columns(columns),
+            None => options,
+        };
+        agree(text.as_bytes(), &options, &mut Random(5), 300)
+    };
+    let (aligned, expected) = many(|i| format!("{i:6} {:8} {i:4} {:4} {}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&aligned, Some("_ t x y p")), expected);
+    assert_eq!(by(&format!("   idx        t    x    y p\n{aligned}"), None), expected);
+    for (comment, separator) in [("#", ','), ("%", ','), ("  #", ';'), ("# ", ' '), ("\t#", '\t')] {
+        let (rows, expected) =
+            many(|i| format!("{i},{},{i},{},{}\n{comment}{i},999,9,9,1\n", 10 * i, i % 3, i % 2).replace(',', &separator.to_string()));
+        let names = "id,t,x,y,p\n".replace(',', &separator.to_string());
+        assert_eq!(by(&format!("{names}{rows}"), None), expected, "{comment}{separator}");
+    }
+    // Cells of a column that is not read may be empty, and have blanks.
+    for cell in ["", "a b", " a ", "\u{e9}", "#"] {
+        let (rows, expected) = many(|i| format!("{}\t{cell}\t{i}\t{}\t{}\t1\n", 10 * i, i % 3, i % 2));
+        assert_eq!(by(&format!("t\tnote\tx\ty\tp\tflag\n{rows}"), None), expected, "{cell:?}");
+        let (rows, expected) = many(|i| format!("{cell},{},{i},{},{}\n", 10 * i, i % 3, i % 2));
+        let expected = if cell == "#" { Vec::new() } else { expected };
+        assert_eq!(by(&format!("note,t,x,y,p\n{rows}"), None), expected, "{cell:?}");
+    }
+    // Without names, tabs that leave cells empty only align.
+    let (rows, expected) = many(|i| format!("{:8}\t\t{i:4}\t\t{}\t\t{}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&rows, None), expected);
+    let (rows, expected) = many(|i| format!("{} \t{i}\t {}\t{}\n", 10 * i, i % 3, i % 2));
+    assert_eq!(by(&rows, None), expected);
 }
 
 #[test]
@@ -175,6 +290,21 @@ fn field() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Blanks beside a field.
+fn padding() -> impl Strategy<Value = &'static str> {
+    prop_oneof![10 => Just(""), 1 => Just(" "), 1 => Just("  ")]
+}
+
+/// What stands in a column that is not read.
+fn cell() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (0_u32..99).prop_map(|value| value.to_string()),
+        6 => proptest::sample::select(vec!["", "a b", "a\tb", "#1", "%", "-", "\"q\"", " 5", "\u{c}", "a\rb", "\u{e9}", ",", ";"])
+            .prop_map(str::to_owned),
+        1 => (0_usize..80).prop_map(|length| "n".repeat(length)),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
@@ -204,10 +334,46 @@ proptest! {
         agree(text.as_bytes(), &options, &mut Random(seed), 200);
     }
 
+    /// So it is where columns are skipped, and with blanks, comments and empty cells anywhere.
+    #[test]
+    fn lines_with_skipped_columns(
+        rows in proptest::collection::vec(
+            (
+                prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just("   "), 1 => Just("\t"), 1 => Just("#"), 1 => Just(" %")],
+                proptest::collection::vec((padding(), 0_u32..1200, prop_oneof![12 => Just(false), 1 => Just(true)], cell(), padding()), 6),
+                prop_oneof![6 => Just("\n"), 2 => Just("\r\n"), 1 => Just(" \n"), 1 => Just("\t\n"), 1 => Just("@ \r\n"), 1 => Just("@7\r8\n")],
+            ),
+            1..40,
+        ),
+        order in proptest::sample::select(vec!["t x y p", "_ t x y p", "t _ x y p", "x _ _ y p t", "_ _ p y x t", "x y _ t _ p"]),
+        separator in proptest::sample::select(vec![",", ";", "\t", " "]),
+        seed: u64,
+    ) {
+        let mut text = (["1"; 6].join(separator) + "\n").repeat(2);
+        for (start, cells, end) in &rows {
+            text.push_str(start);
+            for (index, (role, (before, value, odd, cell, after))) in order.split(' ').zip(cells).enumerate() {
+                text.push_str(if index > 0 { separator } else { "" });
+                text.push_str(before);
+                match role {
+                    _ if *odd => text.push_str(cell),
+                    "_" => text.push_str(cell),
+                    "p" => write!(text, "{}", value % 2).unwrap(),
+                    _ => write!(text, "{value}").unwrap(),
+                }
+                text.push_str(after);
+            }
+            text.push_str(&end.replace('@', separator));
+        }
+        agree(text.as_bytes(), &OpenOptions::default().with_text_columns(order), &mut Random(seed), 200);
+    }
+
     #[test]
     fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..3000), seed: u64) {
         let _ = layout(&bytes, &OpenOptions::default());
         let _ = fits(&bytes);
+        // Events, so that there are some.
+        let bytes = [b"1 1 1 1\n1 1 1 1\n".to_vec(), bytes].concat();
         agree(&bytes, &OpenOptions::default().with_text_columns("t x y p"), &mut Random(seed), 500);
     }
 
