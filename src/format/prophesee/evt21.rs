@@ -66,11 +66,7 @@ impl Encoding for Evt21 {
     }
 
     fn is_foreign(&self, word: u64) -> bool {
-        match word >> 60 {
-            0x0 | 0x1 => !self.limits.contains((word >> 43 & 0x7FF) as u16, (word >> 32 & 0x7FF) as u16),
-            0x8 | 0xA | 0xE | 0xF => false,
-            _ => true,
-        }
+        !matches!(word >> 60, 0x0 | 0x1 | 0x8 | 0xA | 0xE | 0xF)
     }
 
     #[inline(always)]

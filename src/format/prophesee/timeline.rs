@@ -168,8 +168,10 @@ impl<E: Encoding> Timeline<E> {
             }
         }
         // A jump among foreign words needs a run of time words that follow it.
-        let first =
-            Words::new(&self.encoding, bytes, back).take_while(|(place, _)| *place < end).find(|(_, word)| self.encoding.is_foreign(*word));
+        let back_again = path.windows(2).any(|pair| steps_back::<E>(pair[0], pair[1]));
+        let first = Words::new(&self.encoding, bytes, back)
+            .take_while(|(place, _)| *place < end)
+            .find(|(_, word)| self.encoding.is_foreign(*word) || back_again && self.encoding.is_outside(*word));
         match first {
             Some((first, _)) if path.len() > WITNESSES && !path.windows(2).all(|pair| follows::<E>(pair[0], pair[1])) => {
                 Verdict::Lose(first.min(at))
