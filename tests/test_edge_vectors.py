@@ -6,7 +6,7 @@ import json
 
 import pytest
 from conftest import problem_counts, rows, shared_folder
-from words import header, library_format
+from words import cd_dat, header, library_format
 
 import evlib
 
@@ -173,3 +173,12 @@ def test_word_order_without_an_option(options, legacy, save):
     words = bytes.fromhex(SHEET["evt21 legacy" if legacy else "evt21"][1])
     recording = evlib.open(save(b"% format EVT21\n" + options + b"% end\n" + words))
     assert rows(recording.read()) == SHEET["evt21"][2]
+
+
+@pytest.mark.parametrize("named", [None, "dat"])
+@pytest.mark.parametrize("kind", [0, 12])
+def test_a_dat_header_that_is_only_its_end(kind, named, save):
+    records = b"".join(cd_dat(1_000 + 10 * k, k, 6, 1).to_bytes(8, "little") for k in range(200))
+    recording = evlib.open(save(b"% end\n" + bytes([kind, 8]) + records, ".dat"), format=named)
+    assert recording.format == "dat"
+    assert rows(recording.read()) == [(k, 6, 1_000 + 10 * k, 1) for k in range(200)]

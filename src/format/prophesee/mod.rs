@@ -59,7 +59,7 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
     }
     let payload = head.get(header.end..).unwrap_or_default();
     let mut reasons = Vec::new();
-    let by_header = if header.fields.is_empty() { None } else { from_header(&header, payload, &mut reasons)? };
+    let by_header = if header.end == 0 { None } else { from_header(&header, payload, &mut reasons)? };
     let (format, confidence) = match (wanted, by_header) {
         (Some(wanted), found) => {
             if let Some((found, _)) = found.filter(|(found, _)| *found != wanted) {
@@ -74,7 +74,7 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
             let guess = guess::guess(payload, extension, &mut reasons);
             let Some(format) = guess else {
                 let error = Error::format("not a recording that this version reads").at(header.end as u64);
-                let error = if header.fields.is_empty() {
+                let error = if header.end == 0 {
                     error.expecting("the content of a known format").but_found(looks_like(head))
                 } else {
                     error.expecting("Prophesee RAW or DAT").but_found("a header that names no encoding, and a payload that fits none")
@@ -229,7 +229,7 @@ fn reader(source: Source, found: &Found, head: &[u8], geometry: Option<Geometry>
 fn dat_layout(found: &Found, head: &[u8]) -> Result<(Record, u8, u64)> {
     let start = found.header.end;
     let payload = head.get(start..).unwrap_or_default();
-    if found.header.fields.is_empty() {
+    if found.header.end == 0 {
         // Without a header there are no type and size bytes either. In version 1 the upper bits are never set.
         let words = payload.as_chunks::<8>().0.iter().map(|record| (u64::from_le_bytes(*record) >> 32) as u32);
         let narrow = words.clone().count() > 0 && words.clone().all(|word| word >> 18 == 0) && words.clone().any(|word| word >> 9 != 0);
