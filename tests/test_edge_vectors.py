@@ -139,6 +139,12 @@ def test_geometry_comes_from_the_system(save):
         (b"% plugin_name hal_plugin_gen3_fx3\n% end\n", "evt2", (640, 480)),
         (b"% plugin_name hal_plugin_imx636_evk4\n% end\n", "evt3", (1280, 720)),
         (b"% sensor_generation 4.2\n% end\n", "evt3", (1280, 720)),
+        (b"% sensor_name Gen3.1\n% end\n", "evt2", (640, 480)),
+        (b"% sensor_name IMX636\n% end\n", "evt3", (1280, 720)),
+        (b"% sensor_generation 4.2\n% plugin_name hal_plugin_gen3_fx3\n% end\n", "evt3", (1280, 720)),
+        (b"% format EVT21\n% sensor_name GenX320\n% end\n", "evt21", (320, 320)),
+        (b"% format \n% evt 2.0\n% geometry\n% end\n", "evt2", None),
+        (b"% format ;width=320;height=240\n% evt 3.0\n% end\n", "evt3", (320, 240)),
         (b"% evt 3.0\n", "evt3", None),
         (b"% EVT 3.0\n% evt 2.0\n% evt 3.0\n% end\n", "evt3", None),
     ],
@@ -147,6 +153,16 @@ def test_header_rules(head, name, geometry, save):
     recording = evlib.open(save(head))
     assert (recording.format, recording.geometry) == (name, geometry)
     assert recording.event_count == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["geometry 640*480", "geometry 0x0", "geometry 640", "width 640", "Height 480", "format EVT2;height=480"]
+)
+def test_a_geometry_that_is_none_is_an_error(line, save):
+    path = save(f"% evt 2.0\n% {line}\n% end\n".encode())
+    with pytest.raises(evlib.FormatError, match="is not a sensor geometry"):
+        evlib.open(path)
+    assert evlib.open(path, geometry=(640, 480)).geometry == (640, 480)
 
 
 def test_disagreeing_geometries_are_an_error(save):

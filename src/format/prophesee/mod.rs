@@ -33,7 +33,7 @@ use evt2::Evt2;
 use evt3::Evt3;
 use evt4::Evt4;
 use evt21::Evt21;
-use header::Header;
+use header::{Header, System};
 use word::{Encoding, Limits, Sink, State, Triggers};
 
 /// Coordinate range of the RAW encodings.
@@ -123,19 +123,10 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
             return Ok(Some((name.parse()?, Confidence::Likely)));
         }
     }
-    for key in ["sensor_generation", "generation", "sensor_name", "plugin_name"] {
-        let Some(value) = header.get(key) else { continue };
-        let plain = value.to_ascii_lowercase();
-        let version = ["sensor_generation", "generation"].contains(&key);
-        let format = if plain.contains("gen3") || (version && plain.starts_with('3')) {
-            Format::Evt2
-        } else if plain.contains("gen4") || plain.contains("imx636") || (version && plain.starts_with('4')) {
-            Format::Evt3
-        } else {
-            continue;
-        };
-        reasons.push(format!("header field `{key}` is `{value}`, a sensor whose usual encoding is {format}"));
-        return Ok(Some((format, Confidence::Likely)));
+    if let Some((key, System { sensor, encoding: Some(name), .. })) = header::sensor(header) {
+        let value = header.get(key).unwrap_or_default();
+        reasons.push(format!("header field `{key}` is `{value}`, a {sensor} sensor, whose usual encoding is {name}"));
+        return Ok(Some((name.parse()?, Confidence::Likely)));
     }
     if dat_bytes {
         reasons.push(format!(
@@ -176,16 +167,8 @@ pub(crate) fn geometry(found: &Found, wanted: Option<Geometry>) -> Result<Option
     if let Some((width, height)) = system.and_then(|system| system.geometry) {
         return Geometry::new(width.into(), height.into()).map(Some);
     }
-    let generation = |key: &str| found.header.get(key).map(str::to_ascii_lowercase).unwrap_or_default();
-    let plugin = generation("plugin_name");
-    let sensor = generation("sensor_generation") + &generation("generation");
-    if plugin.contains("gen3") || sensor.starts_with('3') {
-        Geometry::new(640, 480).map(Some)
-    } else if plugin.contains("gen4") || plugin.contains("imx636") || sensor.starts_with('4') {
-        Geometry::new(1280, 720).map(Some)
-    } else {
-        Ok(None)
-    }
+    let named = header::sensor(&found.header).and_then(|(_, system)| system.geometry);
+    named.map(|(width, height)| Geometry::new(width.into(), height.into())).transpose()
 }
 
 /// Identifies and opens a file.
