@@ -198,3 +198,12 @@ def test_a_dat_header_that_is_only_its_end(kind, named, save):
     recording = evlib.open(save(b"% end\n" + bytes([kind, 8]) + records, ".dat"), format=named)
     assert recording.format == "dat"
     assert rows(recording.read()) == [(k, 6, 1_000 + 10 * k, 1) for k in range(200)]
+
+
+@pytest.mark.parametrize("order", ["big", "Big", "middle"])
+def test_an_unknown_word_order_is_an_error(order, save):
+    path = save(f"% format EVT21;endianness={order};height=480;width=640\n% end\n".encode())
+    with pytest.raises(evlib.exceptions.UnsupportedError, match="word order"):
+        evlib.open(path)
+    # Only EVT2.1 has two.
+    assert evlib.open(save(f"% format EVT2;endianness={order}\n% end\n".encode())).format == "evt2"

@@ -87,7 +87,7 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
             (format, Confidence::Guess)
         }
     };
-    let legacy = format == Format::Evt21 && legacy_order(&header, payload, &mut reasons);
+    let legacy = format == Format::Evt21 && legacy_order(&header, payload, &mut reasons)?;
     Ok(Found { identity: Identity { format, confidence, reasons }, header, legacy })
 }
 
@@ -140,19 +140,24 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
 }
 
 /// Whether EVT2.1 words have their upper half first.
-fn legacy_order(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> bool {
+fn legacy_order(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Result<bool> {
     if let Some(order) = header.format_option("endianness").or_else(|| header.get("endianness")) {
-        let legacy = order.eq_ignore_ascii_case("legacy");
         reasons.push(format!("word order is `{order}`"));
-        return legacy;
+        return match order.to_ascii_lowercase().as_str() {
+            "legacy" => Ok(true),
+            "little" => Ok(false),
+            _ => Err(Error::new(ErrorKind::Unsupported, "the header names a word order that this library does not read")
+                .expecting("`endianness` little or legacy")
+                .but_found(format!("`{order}`"))),
+        };
     }
     if let Some(legacy) = guess::word_order(payload) {
         reasons.push(format!("word order seen in the content: {}", if legacy { "legacy" } else { "little" }));
-        return legacy;
+        return Ok(legacy);
     }
     let legacy = header.is_prophesee() && header.system_id().is_none_or(|id| id != 0 && id < 0x37);
     reasons.push(format!("word order by the sensor: {}", if legacy { "legacy" } else { "little" }));
-    legacy
+    Ok(legacy)
 }
 
 /// The geometry of a recording: the caller's, the header's, or the sensor's.
