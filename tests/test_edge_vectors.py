@@ -6,7 +6,7 @@ import json
 
 import pytest
 from conftest import problem_counts, rows, shared_folder
-from words import cd_dat, header, library_format
+from words import cd2, cd_dat, header, library_format, pack, time_word
 
 import evlib
 
@@ -207,3 +207,16 @@ def test_an_unknown_word_order_is_an_error(order, save):
         evlib.open(path)
     # Only EVT2.1 has two.
     assert evlib.open(save(f"% format EVT2;endianness={order}\n% end\n".encode())).format == "evt2"
+
+
+def test_records_after_a_header_that_names_a_sensor(save):
+    head = b"% Date 2020-1-1 1:1:1\n% plugin_name hal_plugin_gen3_fx3\n"
+    records = b"".join(cd_dat(1_000 + 10 * k, k, 6, 1).to_bytes(8, "little") for k in range(200))
+    recording = evlib.open(save(head + b"\x0c\x08" + records, ".dat"))
+    assert recording.format == "dat"
+    assert rows(recording.read()) == [(k, 6, 1_000 + 10 * k, 1) for k in range(200)]
+    # An EVT2 time word can look like type and size.
+    words = [word for k in range(200) for word in (time_word("evt2", 0x800 + k), cd2(2 * k, 6, 0, 1))]
+    recording = evlib.open(save(head + pack("evt2", words)))
+    assert recording.format == "evt2"
+    assert rows(recording.read()) == [(2 * k, 6, (0x800 + k) * 64, 1) for k in range(200)]

@@ -30,6 +30,11 @@ fn fit<E: Encoding>(encoding: &E, payload: &[u8]) -> Option<f64> {
     possible.then(|| 1.0 - foreign as f64 / words as f64 - jumps as f64 / times as f64)
 }
 
+/// Whether a payload fits EVT2, whose first time word can look like the type and the size of DAT records.
+pub(crate) fn is_evt2(payload: &[u8]) -> bool {
+    fit(&Evt2::new(Limits::new(None, Evt2::RANGE)), payload).is_some()
+}
+
 /// Word order of an EVT2.1 payload, if only one is possible: whether it is the legacy one.
 pub(crate) fn word_order(payload: &[u8]) -> Option<bool> {
     let limits = Limits::new(None, Evt2::RANGE);

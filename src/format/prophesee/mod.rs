@@ -111,7 +111,6 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
                 .but_found(format!("`{version}`"))),
         };
     }
-    let dat_bytes = matches!(payload, [0 | 12 | 14 | 17, 8, ..] | [40, 28, ..]);
     if header.get("Version").is_some() || header.get("Data").is_some_and(|value| value.starts_with("file containing")) {
         reasons.push("header fields of a DAT file".to_owned());
         return Ok(Some((Format::Dat, Confidence::Certain)));
@@ -123,18 +122,21 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
             return Ok(Some((name.parse()?, Confidence::Likely)));
         }
     }
-    if let Some((key, System { sensor, encoding: Some(name), .. })) = header::sensor(header) {
-        let value = header.get(key).unwrap_or_default();
-        reasons.push(format!("header field `{key}` is `{value}`, a {sensor} sensor, whose usual encoding is {name}"));
-        return Ok(Some((name.parse()?, Confidence::Likely)));
-    }
-    if dat_bytes {
+    // Both kinds of file name the sensor: what follows the header decides.
+    let dat_bytes = matches!(payload, [0 | 12 | 14 | 17, 8, ..] | [40, 28, ..]);
+    let sensor = header::sensor(header);
+    if dat_bytes && (sensor.is_none() || !guess::is_evt2(payload)) {
         reasons.push(format!(
             "record type and size of a DAT file ({}, {}) after the header",
             payload.first().unwrap_or(&0),
             payload.get(1).unwrap_or(&0)
         ));
         return Ok(Some((Format::Dat, Confidence::Likely)));
+    }
+    if let Some((key, System { sensor, encoding: Some(name), .. })) = sensor {
+        let value = header.get(key).unwrap_or_default();
+        reasons.push(format!("header field `{key}` is `{value}`, a {sensor} sensor, whose usual encoding is {name}"));
+        return Ok(Some((name.parse()?, Confidence::Likely)));
     }
     Ok(None)
 }
