@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import oracle
 import pytest
 from conftest import problem_counts, rows, shared_folder
-from words import cd2, cd_dat, header, library_format, pack, time_word
+from words import cd2, cd_dat, header, library_format, pack, time_word, vector21
 
 import evlib
 
@@ -220,3 +221,15 @@ def test_records_after_a_header_that_names_a_sensor(save):
     recording = evlib.open(save(head + pack("evt2", words)))
     assert recording.format == "evt2"
     assert rows(recording.read()) == [(2 * k, 6, (0x800 + k) * 64, 1) for k in range(200)]
+
+
+@pytest.mark.parametrize("kind", ["evt21", "evt21_legacy"])
+def test_evt21_without_a_header_and_with_single_pixels(kind, save):
+    """The masks have no high bits: both halves of every word look like EVT2 words."""
+    words = []
+    for k in range(300):
+        words += [time_word(kind, 1_000 + k), vector21(32 * (k % 10), k % 300, 5, k & 1, 1 << k % 8)]
+    payload = pack(kind, words)
+    recording = evlib.open(save(payload))
+    assert recording.format == "evt21"
+    assert rows(recording.read()) == oracle.DECODERS[kind](payload, None).events

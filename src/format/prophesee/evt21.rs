@@ -10,7 +10,7 @@
 //! Words are little-endian; in the legacy order the upper half comes first.
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt21.html>
 
-use super::word::{Encoding, Limits, Sink, State, u64_at};
+use super::word::{Encoding, Limits, Sink, State, Words, u64_at};
 use super::writer;
 use crate::problem::ProblemCode;
 
@@ -23,6 +23,12 @@ pub(crate) struct Evt21 {
 impl Evt21 {
     pub(crate) fn new(limits: Limits, legacy: bool) -> Self {
         Self { limits, legacy }
+    }
+
+    /// Whether there are time words, and the half of each that EVT2.1 does not use is zero.
+    pub(crate) fn has_plain_times(&self, bytes: &[u8]) -> bool {
+        let mut times = Words::new(self, bytes, 0).filter(|(_, word)| self.time(*word).is_some()).peekable();
+        times.peek().is_some() && times.all(|(_, word)| word as u32 == 0)
     }
 }
 

@@ -151,7 +151,7 @@ impl<E: Encoding> Timeline<E> {
         }
         // The time words should go ahead. Leaving out one that was damaged makes a step back disappear; leaving out
         // the first after a gap or a restart of the clock does not.
-        let steps_back = |skip: usize| {
+        let times_back = |skip: usize| {
             let times: Vec<_> = current.into_iter().chain(path.iter().skip(skip).copied()).collect();
             times.windows(2).filter(|pair| steps_back::<E>(pair[0], pair[1])).count()
         };
@@ -160,7 +160,7 @@ impl<E: Encoding> Timeline<E> {
         let run = path.len() > 2 && path.windows(2).skip(1).all(|pair| near::<E>(pair[0], pair[1]));
         let skips = if current.is_some() { 1..=2 } else { 1..=usize::from(run) };
         for skip in skips {
-            if path.len() >= 2 * skip && steps_back(skip) < steps_back(0) {
+            if path.len() >= 2 * skip && times_back(skip) < times_back(0) {
                 return match (places.get(skip), path.get(skip)) {
                     (Some(_), Some(next)) if skip == 1 && Some(*next) == current => Verdict::SkipWord,
                     (Some(place), _) => Verdict::SkipTo(*place),
