@@ -79,7 +79,8 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
                 } else {
                     error.expecting("Prophesee RAW or DAT").but_found("a header that names no encoding, and a payload that fits none")
                 };
-                if head.is_empty() {
+                // Nobody names a RAW payload otherwise.
+                if head.is_empty() || !matches!(extension, "raw" | "dat" | "bin" | "") {
                     return Err(error);
                 }
                 return Err(error.hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
