@@ -325,7 +325,7 @@ def astray(events, truth, cut_events) -> str | None:
     after_us = truth[cut_events][2] + AFTER_US
     tail = [event for event in truth[cut_events:] if event[2] > after_us]
     kept = next((at for at in range(cut_events) if events[at] != truth[at]), cut_events)
-    # A few at the damage may be taken for damaged where one of them is outside the sensor.
+    # A few at the damage may be taken for damaged too.
     if kept < cut_events - 16:
         return f"events before the damage: {events[kept]}, expected {truth[kept]}"
     if events[len(events) - len(tail) :] != tail:

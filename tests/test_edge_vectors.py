@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import oracle
 import pytest
 from conftest import problem_counts, rows, shared_folder
-from words import header, library_format
+from words import cd2, cd_dat, header, library_format, pack, time_word, vector21
 
 import evlib
 
@@ -139,6 +140,12 @@ def test_geometry_comes_from_the_system(save):
         (b"% plugin_name hal_plugin_gen3_fx3\n% end\n", "evt2", (640, 480)),
         (b"% plugin_name hal_plugin_imx636_evk4\n% end\n", "evt3", (1280, 720)),
         (b"% sensor_generation 4.2\n% end\n", "evt3", (1280, 720)),
+        (b"% sensor_name Gen3.1\n% end\n", "evt2", (640, 480)),
+        (b"% sensor_name IMX636\n% end\n", "evt3", (1280, 720)),
+        (b"% sensor_generation 4.2\n% plugin_name hal_plugin_gen3_fx3\n% end\n", "evt3", (1280, 720)),
+        (b"% format EVT21\n% sensor_name GenX320\n% end\n", "evt21", (320, 320)),
+        (b"% format \n% evt 2.0\n% geometry\n% end\n", "evt2", None),
+        (b"% format ;width=320;height=240\n% evt 3.0\n% end\n", "evt3", (320, 240)),
         (b"% evt 3.0\n", "evt3", None),
         (b"% EVT 3.0\n% evt 2.0\n% evt 3.0\n% end\n", "evt3", None),
     ],
@@ -147,6 +154,16 @@ def test_header_rules(head, name, geometry, save):
     recording = evlib.open(save(head))
     assert (recording.format, recording.geometry) == (name, geometry)
     assert recording.event_count == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["geometry 640*480", "geometry 0x0", "geometry 640", "width 640", "Height 480", "format EVT2;height=480"]
+)
+def test_a_geometry_that_is_none_is_an_error(line, save):
+    path = save(f"% evt 2.0\n% {line}\n% end\n".encode())
+    with pytest.raises(evlib.FormatError, match="is not a sensor geometry"):
+        evlib.open(path)
+    assert evlib.open(path, geometry=(640, 480)).geometry == (640, 480)
 
 
 def test_disagreeing_geometries_are_an_error(save):
@@ -173,3 +190,46 @@ def test_word_order_without_an_option(options, legacy, save):
     words = bytes.fromhex(SHEET["evt21 legacy" if legacy else "evt21"][1])
     recording = evlib.open(save(b"% format EVT21\n" + options + b"% end\n" + words))
     assert rows(recording.read()) == SHEET["evt21"][2]
+
+
+@pytest.mark.parametrize("named", [None, "dat"])
+@pytest.mark.parametrize("kind", [0, 12])
+def test_a_dat_header_that_is_only_its_end(kind, named, save):
+    records = b"".join(cd_dat(1_000 + 10 * k, k, 6, 1).to_bytes(8, "little") for k in range(200))
+    recording = evlib.open(save(b"% end\n" + bytes([kind, 8]) + records, ".dat"), format=named)
+    assert recording.format == "dat"
+    assert rows(recording.read()) == [(k, 6, 1_000 + 10 * k, 1) for k in range(200)]
+
+
+@pytest.mark.parametrize("order", ["big", "Big", "middle"])
+def test_an_unknown_word_order_is_an_error(order, save):
+    path = save(f"% format EVT21;endianness={order};height=480;width=640\n% end\n".encode())
+    with pytest.raises(evlib.exceptions.UnsupportedError, match="word order"):
+        evlib.open(path)
+    # Only EVT2.1 has two.
+    assert evlib.open(save(f"% format EVT2;endianness={order}\n% end\n".encode())).format == "evt2"
+
+
+def test_records_after_a_header_that_names_a_sensor(save):
+    head = b"% Date 2020-1-1 1:1:1\n% plugin_name hal_plugin_gen3_fx3\n"
+    records = b"".join(cd_dat(1_000 + 10 * k, k, 6, 1).to_bytes(8, "little") for k in range(200))
+    recording = evlib.open(save(head + b"\x0c\x08" + records, ".dat"))
+    assert recording.format == "dat"
+    assert rows(recording.read()) == [(k, 6, 1_000 + 10 * k, 1) for k in range(200)]
+    # An EVT2 time word can look like type and size.
+    words = [word for k in range(200) for word in (time_word("evt2", 0x800 + k), cd2(2 * k, 6, 0, 1))]
+    recording = evlib.open(save(head + pack("evt2", words)))
+    assert recording.format == "evt2"
+    assert rows(recording.read()) == [(2 * k, 6, (0x800 + k) * 64, 1) for k in range(200)]
+
+
+@pytest.mark.parametrize("kind", ["evt21", "evt21_legacy"])
+def test_evt21_without_a_header_and_with_single_pixels(kind, save):
+    """The masks have no high bits: both halves of every word look like EVT2 words."""
+    words = []
+    for k in range(300):
+        words += [time_word(kind, 1_000 + k), vector21(32 * (k % 10), k % 300, 5, k & 1, 1 << k % 8)]
+    payload = pack(kind, words)
+    recording = evlib.open(save(payload))
+    assert recording.format == "evt21"
+    assert rows(recording.read()) == oracle.DECODERS[kind](payload, None).events

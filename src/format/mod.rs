@@ -353,6 +353,7 @@ pub fn identify(path: impl AsRef<Path>) -> Result<Identity> {
 /// First bytes of formats that name themselves.
 const MAGICS: &[(&[u8], &str)] = &[
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\xef\xbb\xbf", "text after a byte order mark"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"PK\x03\x04", "a zip archive (NPZ?)"),
     (b"Event Stream", "an Event Stream file"),

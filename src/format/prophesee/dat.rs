@@ -196,12 +196,16 @@ impl Encoding for Dat {
 
     fn is_foreign(&self, word: u64) -> bool {
         let word = (word >> 32) as u32;
-        let (x, y, _) = self.pixel(word);
         match self.record {
-            Record::CdV1 => !self.limits.contains(x, y),
-            Record::CdV2 => word >> 29 != 0 || !self.limits.contains(x, y),
+            Record::CdV1 => word >> 18 != 0,
+            Record::CdV2 => word >> 29 != 0,
             Record::Trigger => word & 0xE != 0,
         }
+    }
+
+    fn is_outside(&self, word: u64) -> bool {
+        let (x, y, _) = self.pixel((word >> 32) as u32);
+        self.record != Record::Trigger && !self.limits.contains(x, y)
     }
 
     #[inline(always)]

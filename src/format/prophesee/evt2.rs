@@ -199,11 +199,7 @@ impl Encoding for Evt2 {
     }
 
     fn is_foreign(&self, word: u64) -> bool {
-        match word >> 28 {
-            0x0 | 0x1 => !is_event(self.limits, word as u32),
-            0x8 | 0xA | 0xD | 0xE | 0xF => false,
-            _ => true,
-        }
+        !matches!(word >> 28, 0x0 | 0x1 | 0x8 | 0xA | 0xD | 0xE | 0xF)
     }
 
     #[inline(always)]

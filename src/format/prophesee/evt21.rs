@@ -10,7 +10,7 @@
 //! Words are little-endian; in the legacy order the upper half comes first.
 //! <https://docs.prophesee.ai/stable/data/encoding_formats/evt21.html>
 
-use super::word::{Encoding, Limits, Sink, State, u64_at};
+use super::word::{Encoding, Limits, Sink, State, Words, u64_at};
 use super::writer;
 use crate::problem::ProblemCode;
 
@@ -23,6 +23,12 @@ pub(crate) struct Evt21 {
 impl Evt21 {
     pub(crate) fn new(limits: Limits, legacy: bool) -> Self {
         Self { limits, legacy }
+    }
+
+    /// Whether there are time words, and the half of each that EVT2.1 does not use is zero.
+    pub(crate) fn has_plain_times(&self, bytes: &[u8]) -> bool {
+        let mut times = Words::new(self, bytes, 0).filter(|(_, word)| self.time(*word).is_some()).peekable();
+        times.peek().is_some() && times.all(|(_, word)| word as u32 == 0)
     }
 }
 
@@ -66,11 +72,7 @@ impl Encoding for Evt21 {
     }
 
     fn is_foreign(&self, word: u64) -> bool {
-        match word >> 60 {
-            0x0 | 0x1 => !self.limits.contains((word >> 43 & 0x7FF) as u16, (word >> 32 & 0x7FF) as u16),
-            0x8 | 0xA | 0xE | 0xF => false,
-            _ => true,
-        }
+        !matches!(word >> 60, 0x0 | 0x1 | 0x8 | 0xA | 0xE | 0xF)
     }
 
     #[inline(always)]

@@ -200,13 +200,7 @@ impl Encoding for Evt3 {
     }
 
     fn is_foreign(&self, word: u64) -> bool {
-        let word = word as u16;
-        match word >> 12 {
-            ADDR_Y => word & 0xFFF >= self.limits.height,
-            ADDR_X | VECT_BASE_X => word & 0x7FF >= self.limits.width,
-            EM_ADDR_Y | 0x9 | 0xB | 0xC | 0xD => true,
-            _ => false,
-        }
+        matches!(word >> 12, 0x9 | 0xB | 0xC)
     }
 
     #[inline(always)]

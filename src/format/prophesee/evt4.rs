@@ -84,11 +84,7 @@ impl Encoding for Evt4 {
     }
 
     fn is_foreign(&self, word: u64) -> bool {
-        match word >> 28 {
-            0xA..=0xD => !self.limits.contains((word >> 11 & 0x7FF) as u16, (word & 0x7FF) as u16),
-            0x6 | 0x7 | 0x9 | 0xE | 0xF => false,
-            _ => true,
-        }
+        !matches!(word >> 28, 0x6 | 0x7 | 0x9..=0xF)
     }
 
     fn stride(&self, word: u64) -> usize {

@@ -30,12 +30,23 @@ fn fit<E: Encoding>(encoding: &E, payload: &[u8]) -> Option<f64> {
     possible.then(|| 1.0 - foreign as f64 / words as f64 - jumps as f64 / times as f64)
 }
 
+/// Whether a payload fits EVT2, whose first time word can look like the type and the size of DAT records.
+pub(crate) fn is_evt2(payload: &[u8]) -> bool {
+    fit(&Evt2::new(Limits::new(None, Evt2::RANGE)), payload).is_some()
+}
+
 /// Word order of an EVT2.1 payload, if only one is possible: whether it is the legacy one.
 pub(crate) fn word_order(payload: &[u8]) -> Option<bool> {
-    let limits = Limits::new(None, Evt2::RANGE);
-    match (fit(&Evt21::new(limits, false), payload), fit(&Evt21::new(limits, true), payload)) {
+    let [little, legacy] = [false, true].map(|legacy| Evt21::new(Limits::new(None, Evt2::RANGE), legacy));
+    match (fit(&little, payload), fit(&legacy, payload)) {
         (Some(_), None) => Some(false),
         (None, Some(_)) => Some(true),
+        // Where the masks have few bits, either order has only known types.
+        (Some(_), Some(_)) => match (little.has_plain_times(payload), legacy.has_plain_times(payload)) {
+            (true, false) => Some(false),
+            (false, true) => Some(true),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -43,11 +54,15 @@ pub(crate) fn word_order(payload: &[u8]) -> Option<bool> {
 /// The encoding that a payload without a header fits best; the extension decides between equals.
 pub(crate) fn guess(payload: &[u8], extension: &str, reasons: &mut Vec<String>) -> Option<Format> {
     let limits = Limits::new(None, Evt2::RANGE);
-    let order = word_order(payload).unwrap_or(false);
+    let evt21 = Evt21::new(limits, word_order(payload).unwrap_or(false));
+    // The halves of EVT2.1 words are EVT2 words too where the masks have few bits. In EVT2 a word of nothing but zeros
+    // before each time word would be no accident.
+    let evt21_fit = fit(&evt21, payload);
+    let halves = evt21_fit.is_some() && evt21.has_plain_times(payload);
     let records = Dat::new(Limits::new(None, Dat::RANGE), Record::CdV2, 8);
     let fits = [
-        (Format::Evt2, fit(&Evt2::new(limits), payload)),
-        (Format::Evt21, fit(&Evt21::new(limits, order), payload)),
+        (Format::Evt2, fit(&Evt2::new(limits), payload).filter(|_| !halves)),
+        (Format::Evt21, evt21_fit),
         (Format::Evt3, fit(&Evt3::new(limits), payload)),
         (Format::Evt4, fit(&Evt4::new(limits), payload)),
         // Every DAT record has a time: zeros and other runs would fit, so there must be some news in them.

@@ -65,14 +65,14 @@ impl Header {
         }
     }
 
-    /// The value of `key`.
+    /// The value of `key`; an empty one says nothing.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The name in `format`, without its options.
     pub(crate) fn format_name(&self) -> Option<&str> {
-        self.get("format").map(|value| value.split(';').next().unwrap_or_default().trim())
+        self.get("format").map(|value| value.split(';').next().unwrap_or_default().trim()).filter(|name| !name.is_empty())
     }
 
     /// The value of an option of `format`.
@@ -96,24 +96,27 @@ impl Header {
 
     /// The sensor geometry that the header states in so many words.
     pub(crate) fn stated_geometry(&self) -> Result<Option<Geometry>> {
-        let options = match (self.format_option("width"), self.format_option("height")) {
-            (Some(width), Some(height)) => Some((width, height, "format")),
-            _ => None,
-        };
-        let geometry =
-            self.get("geometry").and_then(|value| value.split_once(['x', 'X'])).map(|(width, height)| (width, height, "geometry"));
-        let pair = ["Width", "width"]
-            .into_iter()
-            .find_map(|key| self.get(key))
-            .zip(["Height", "height"].into_iter().find_map(|key| self.get(key)));
-        let keys = pair.map(|(width, height)| (width, height, "Width, Height"));
+        let first = |keys: [&str; 2]| keys.into_iter().find_map(|key| self.get(key));
+        let geometry = self.get("geometry").map(|value| match value.split_once(['x', 'X']) {
+            Some((width, height)) => (Some(width), Some(height)),
+            None => (Some(value), None),
+        });
+        let stated = [
+            (self.format_option("width"), self.format_option("height"), "format"),
+            (geometry.and_then(|pair| pair.0), geometry.and_then(|pair| pair.1), "geometry"),
+            (first(["Width", "width"]), first(["Height", "height"]), "Width, Height"),
+        ];
         let mut found: Option<(Geometry, &str)> = None;
-        for (width, height, key) in [options, geometry, keys].into_iter().flatten() {
-            let numbers = number(width).zip(number(height));
+        for (width, height, key) in stated {
+            if width.is_none() && height.is_none() {
+                continue;
+            }
+            let numbers = width.and_then(number).zip(height.and_then(number));
             let Some(parsed) = numbers.and_then(|(width, height)| Geometry::new(width, height).ok()) else {
+                let values: Vec<_> = [width, height].into_iter().flatten().map(|value| format!("`{value}`")).collect();
                 return Err(Error::format(format!("header field `{key}` is not a sensor geometry"))
-                    .expecting("two numbers from 1 to 32768")
-                    .but_found(format!("`{width}` and `{height}`"))
+                    .expecting("width and height, two numbers from 1 to 32768")
+                    .but_found(values.join(" and "))
                     .hint("pass `geometry=(width, height)` to say what it is"));
             };
             match found {
@@ -145,6 +148,24 @@ pub(crate) struct System {
     pub(crate) sensor: &'static str,
     pub(crate) encoding: Option<&'static str>,
     pub(crate) geometry: Option<(u16, u16)>,
+}
+
+/// The sensor that a header without a known `system_ID` names in words: which field does, and what it is.
+pub(crate) fn sensor(header: &Header) -> Option<(&'static str, System)> {
+    ["sensor_generation", "generation", "sensor_name", "plugin_name"].into_iter().find_map(|key| {
+        let value = header.get(key)?.to_ascii_lowercase();
+        let version = |digit| key.ends_with("generation") && value.starts_with(digit);
+        let (sensor, encoding, geometry) = if value.contains("gen3") || version('3') {
+            ("Gen3", Some("EVT2"), (640, 480))
+        } else if value.contains("gen4") || value.contains("imx636") || version('4') {
+            ("Gen4", Some("EVT3"), (1280, 720))
+        } else if value.contains("genx320") {
+            ("GenX320", None, (320, 320))
+        } else {
+            return None;
+        };
+        Some((key, System { sensor, encoding, geometry: Some(geometry) }))
+    })
 }
 
 /// The vendor's list of systems by `system_ID`.

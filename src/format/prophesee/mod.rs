@@ -33,7 +33,7 @@ use evt2::Evt2;
 use evt3::Evt3;
 use evt4::Evt4;
 use evt21::Evt21;
-use header::Header;
+use header::{Header, System};
 use word::{Encoding, Limits, Sink, State, Triggers};
 
 /// Coordinate range of the RAW encodings.
@@ -59,7 +59,7 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
     }
     let payload = head.get(header.end..).unwrap_or_default();
     let mut reasons = Vec::new();
-    let by_header = if header.fields.is_empty() { None } else { from_header(&header, payload, &mut reasons)? };
+    let by_header = if header.end == 0 { None } else { from_header(&header, payload, &mut reasons)? };
     let (format, confidence) = match (wanted, by_header) {
         (Some(wanted), found) => {
             if let Some((found, _)) = found.filter(|(found, _)| *found != wanted) {
@@ -74,12 +74,13 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
             let guess = guess::guess(payload, extension, &mut reasons);
             let Some(format) = guess else {
                 let error = Error::format("not a recording that this version reads").at(header.end as u64);
-                let error = if header.fields.is_empty() {
+                let error = if header.end == 0 {
                     error.expecting("the content of a known format").but_found(looks_like(head))
                 } else {
                     error.expecting("Prophesee RAW or DAT").but_found("a header that names no encoding, and a payload that fits none")
                 };
-                if head.is_empty() {
+                // Nobody names a RAW payload otherwise.
+                if head.is_empty() || !matches!(extension, "raw" | "dat" | "bin" | "") {
                     return Err(error);
                 }
                 return Err(error.hint(if header.fields.is_empty() && text::is_text(head) {
@@ -91,7 +92,7 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
             (format, Confidence::Guess)
         }
     };
-    let legacy = format == Format::Evt21 && legacy_order(&header, payload, &mut reasons);
+    let legacy = format == Format::Evt21 && legacy_order(&header, payload, &mut reasons)?;
     Ok(Found { identity: Identity { format, confidence, reasons }, header, legacy })
 }
 
@@ -115,7 +116,6 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
                 .but_found(format!("`{version}`"))),
         };
     }
-    let dat_bytes = matches!(payload, [0 | 12 | 14 | 17, 8, ..] | [40, 28, ..]);
     if header.get("Version").is_some() || header.get("Data").is_some_and(|value| value.starts_with("file containing")) {
         reasons.push("header fields of a DAT file".to_owned());
         return Ok(Some((Format::Dat, Confidence::Certain)));
@@ -127,21 +127,10 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
             return Ok(Some((name.parse()?, Confidence::Likely)));
         }
     }
-    for key in ["sensor_generation", "generation", "sensor_name", "plugin_name"] {
-        let Some(value) = header.get(key) else { continue };
-        let plain = value.to_ascii_lowercase();
-        let version = ["sensor_generation", "generation"].contains(&key);
-        let format = if plain.contains("gen3") || (version && plain.starts_with('3')) {
-            Format::Evt2
-        } else if plain.contains("gen4") || plain.contains("imx636") || (version && plain.starts_with('4')) {
-            Format::Evt3
-        } else {
-            continue;
-        };
-        reasons.push(format!("header field `{key}` is `{value}`, a sensor whose usual encoding is {format}"));
-        return Ok(Some((format, Confidence::Likely)));
-    }
-    if dat_bytes {
+    // Both kinds of file name the sensor: what follows the header decides.
+    let dat_bytes = matches!(payload, [0 | 12 | 14 | 17, 8, ..] | [40, 28, ..]);
+    let sensor = header::sensor(header);
+    if dat_bytes && (sensor.is_none() || !guess::is_evt2(payload)) {
         reasons.push(format!(
             "record type and size of a DAT file ({}, {}) after the header",
             payload.first().unwrap_or(&0),
@@ -149,23 +138,33 @@ fn from_header(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Re
         ));
         return Ok(Some((Format::Dat, Confidence::Likely)));
     }
+    if let Some((key, System { sensor, encoding: Some(name), .. })) = sensor {
+        let value = header.get(key).unwrap_or_default();
+        reasons.push(format!("header field `{key}` is `{value}`, a {sensor} sensor, whose usual encoding is {name}"));
+        return Ok(Some((name.parse()?, Confidence::Likely)));
+    }
     Ok(None)
 }
 
 /// Whether EVT2.1 words have their upper half first.
-fn legacy_order(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> bool {
+fn legacy_order(header: &Header, payload: &[u8], reasons: &mut Vec<String>) -> Result<bool> {
     if let Some(order) = header.format_option("endianness").or_else(|| header.get("endianness")) {
-        let legacy = order.eq_ignore_ascii_case("legacy");
         reasons.push(format!("word order is `{order}`"));
-        return legacy;
+        return match order.to_ascii_lowercase().as_str() {
+            "legacy" => Ok(true),
+            "little" => Ok(false),
+            _ => Err(Error::new(ErrorKind::Unsupported, "the header names a word order that this library does not read")
+                .expecting("`endianness` little or legacy")
+                .but_found(format!("`{order}`"))),
+        };
     }
     if let Some(legacy) = guess::word_order(payload) {
         reasons.push(format!("word order seen in the content: {}", if legacy { "legacy" } else { "little" }));
-        return legacy;
+        return Ok(legacy);
     }
     let legacy = header.is_prophesee() && header.system_id().is_none_or(|id| id != 0 && id < 0x37);
     reasons.push(format!("word order by the sensor: {}", if legacy { "legacy" } else { "little" }));
-    legacy
+    Ok(legacy)
 }
 
 /// The geometry of a recording: the caller's, the header's, or the sensor's.
@@ -180,16 +179,8 @@ pub(crate) fn geometry(found: &Found, wanted: Option<Geometry>) -> Result<Option
     if let Some((width, height)) = system.and_then(|system| system.geometry) {
         return Geometry::new(width.into(), height.into()).map(Some);
     }
-    let generation = |key: &str| found.header.get(key).map(str::to_ascii_lowercase).unwrap_or_default();
-    let plugin = generation("plugin_name");
-    let sensor = generation("sensor_generation") + &generation("generation");
-    if plugin.contains("gen3") || sensor.starts_with('3') {
-        Geometry::new(640, 480).map(Some)
-    } else if plugin.contains("gen4") || plugin.contains("imx636") || sensor.starts_with('4') {
-        Geometry::new(1280, 720).map(Some)
-    } else {
-        Ok(None)
-    }
+    let named = header::sensor(&found.header).and_then(|(_, system)| system.geometry);
+    named.map(|(width, height)| Geometry::new(width.into(), height.into())).transpose()
 }
 
 /// Identifies and opens a file.
@@ -233,7 +224,7 @@ fn reader(source: Source, found: &Found, head: &[u8], geometry: Option<Geometry>
 fn dat_layout(found: &Found, head: &[u8]) -> Result<(Record, u8, u64)> {
     let start = found.header.end;
     let payload = head.get(start..).unwrap_or_default();
-    if found.header.fields.is_empty() {
+    if found.header.end == 0 {
         // Without a header there are no type and size bytes either. In version 1 the upper bits are never set.
         let words = payload.as_chunks::<8>().0.iter().map(|record| (u64::from_le_bytes(*record) >> 32) as u32);
         let narrow = words.clone().count() > 0 && words.clone().all(|word| word >> 18 == 0) && words.clone().any(|word| word >> 9 != 0);

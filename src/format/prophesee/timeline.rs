@@ -24,7 +24,8 @@ const GROUP: usize = 64;
 const FIRST_SEGMENT: usize = 4 << 10;
 /// Words without time words that are looked at together.
 const PIECE: usize = 64;
-/// Foreign words that make damage likely, where they are also at least a quarter of all.
+/// Foreign words that make damage likely, where they are also at least an eighth of all: in noise one EVT3 word in five
+/// is, in a healthy stream none.
 const FOREIGN: usize = 8;
 
 pub(crate) struct Timeline<E> {
@@ -113,7 +114,7 @@ impl<E: Encoding> Timeline<E> {
             }
             words += usize::from(first.is_some());
         }
-        first.filter(|_| foreign >= FOREIGN && 4 * foreign >= words)
+        first.filter(|_| foreign >= FOREIGN && 8 * foreign >= words)
     }
 
     /// Starts a span at this file offset.
@@ -150,7 +151,7 @@ impl<E: Encoding> Timeline<E> {
         }
         // The time words should go ahead. Leaving out one that was damaged makes a step back disappear; leaving out
         // the first after a gap or a restart of the clock does not.
-        let steps_back = |skip: usize| {
+        let times_back = |skip: usize| {
             let times: Vec<_> = current.into_iter().chain(path.iter().skip(skip).copied()).collect();
             times.windows(2).filter(|pair| steps_back::<E>(pair[0], pair[1])).count()
         };
@@ -159,7 +160,7 @@ impl<E: Encoding> Timeline<E> {
         let run = path.len() > 2 && path.windows(2).skip(1).all(|pair| near::<E>(pair[0], pair[1]));
         let skips = if current.is_some() { 1..=2 } else { 1..=usize::from(run) };
         for skip in skips {
-            if path.len() >= 2 * skip && steps_back(skip) < steps_back(0) {
+            if path.len() >= 2 * skip && times_back(skip) < times_back(0) {
                 return match (places.get(skip), path.get(skip)) {
                     (Some(_), Some(next)) if skip == 1 && Some(*next) == current => Verdict::SkipWord,
                     (Some(place), _) => Verdict::SkipTo(*place),
@@ -168,8 +169,10 @@ impl<E: Encoding> Timeline<E> {
             }
         }
         // A jump among foreign words needs a run of time words that follow it.
-        let first =
-            Words::new(&self.encoding, bytes, back).take_while(|(place, _)| *place < end).find(|(_, word)| self.encoding.is_foreign(*word));
+        let back_again = path.windows(2).any(|pair| steps_back::<E>(pair[0], pair[1]));
+        let first = Words::new(&self.encoding, bytes, back)
+            .take_while(|(place, _)| *place < end)
+            .find(|(_, word)| self.encoding.is_foreign(*word) || back_again && self.encoding.is_outside(*word));
         match first {
             Some((first, _)) if path.len() > WITNESSES && !path.windows(2).all(|pair| follows::<E>(pair[0], pair[1])) => {
                 Verdict::Lose(first.min(at))
@@ -396,8 +399,8 @@ fn follows<E: Encoding>(from: u32, to: u32) -> bool {
     forward::<E>(from, to) <= E::NEAR / 8 || forward::<E>(to, from) <= E::NEAR / 8
 }
 
-/// Watches a span without time words, piece by piece: a piece starts at a foreign word, and is damage if three words of
-/// four are foreign. Only for encodings that show no time words at all when they are read out of step.
+/// Watches a span without time words, piece by piece: a piece starts at a foreign word, and is damage if one word of
+/// eight is foreign. Only for encodings that show no time words at all when they are read out of step.
 ///
 /// Where pieces start follows from the words alone. Complete ones are final; where planning goes back or waits for more
 /// bytes, the open one is given up, and starts again at its first word: a window never starts behind that.
@@ -425,7 +428,7 @@ impl Watch {
         if self.words < PIECE {
             return None;
         }
-        let damage = 4 * self.foreign >= 3 * self.words;
+        let damage = 8 * self.foreign >= self.words;
         self.from = at + 1;
         self.rewind();
         damage.then_some(self.first)

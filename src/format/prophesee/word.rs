@@ -275,8 +275,15 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
     /// Its value if it is a time word, in steps of the time counter.
     fn time(&self, word: u64) -> Option<u32>;
 
-    /// Whether no healthy stream for these limits has this word.
+    /// Whether the encoding does not have this word. What lies outside the geometry it does have: a wrong geometry, a
+    /// stray pixel or a second camera are no damage.
     fn is_foreign(&self, word: u64) -> bool;
+
+    /// Whether a word with a time is outside the geometry, which speaks of damage where times go back too. Only for
+    /// encodings whose words all have a time, so that hardly one is foreign when they are read out of step.
+    fn is_outside(&self, _word: u64) -> bool {
+        false
+    }
 
     /// Bytes from this word to the next one that has a type.
     fn stride(&self, _word: u64) -> usize {
