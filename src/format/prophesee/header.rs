@@ -154,7 +154,7 @@ pub(crate) struct System {
 pub(crate) fn sensor(header: &Header) -> Option<(&'static str, System)> {
     ["sensor_generation", "generation", "sensor_name", "plugin_name"].into_iter().find_map(|key| {
         let value = header.get(key)?.to_ascii_lowercase();
-        let version = |digit| key.ends_with("generation") && value.starts_with(digit);
+        let version = |digit: char| key.ends_with("generation") && value.starts_with(digit);
         let (sensor, encoding, geometry) = if value.contains("gen3") || version('3') {
             ("Gen3", Some("EVT2"), (640, 480))
         } else if value.contains("gen4") || value.contains("imx636") || version('4') {
