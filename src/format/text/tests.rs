@@ -321,7 +321,7 @@ proptest! {
         whole: bool,
         seed: u64,
     ) {
-        let mut text = String::from(if comma { "1,1,1,1,1\n" } else { "1 1 1 1 1\n" });
+        let mut text = (if comma { "1,1,1,1,1\n" } else { "1 1 1 1 1\n" }).repeat(2);
         for (fields, separator, end) in &rows {
             let separator = if comma && *separator == " " { "," } else { separator };
             text.push_str(&fields.join(separator));
