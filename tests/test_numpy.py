@@ -544,6 +544,28 @@ def test_columns_without_headers_have_names(tmp_path):
     np.random.default_rng(5).normal(size=100).tofile(tmp_path / "t.npy")
     with pytest.raises(evlib.FormatError, match="NPY"):
         evlib.open(tmp_path / "t.npy")
+def test_records_with_python_objects_are_pickled_as_a_whole(tmp_path):
+    array = np.zeros(500, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?"), ("o", "O")])
+    array["t"] = np.arange(500)
+    array["o"] = [f"note {number}" for number in range(500)]
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", events=array)
+    nested = np.zeros(3, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?"), ("more", [("o", "O", 2)])])
+    np.save(tmp_path / "c.npy", nested)
+    fields = {"timestamp": "t", "x": "x", "y": "y", "polarity": "p"}
+    for name, prefix in (("a.npy", ""), ("b.npz", "events/"), ("c.npy", "")):
+        with pytest.raises(evlib.FormatError, match="never loaded"):
+            evlib.open(tmp_path / name)
+        path_map = {column: prefix + field for column, field in fields.items()}
+        with pytest.raises(exceptions.ArgumentError, match="never loaded"):
+            evlib.open(tmp_path / name, path_map=path_map)
+    # Beside events in another array it is listed, not read.
+    events = make()
+    np.savez(tmp_path / "d.npz", notes=array, **events)
+    opened = check(tmp_path / "d.npz", frame(events))
+    assert "notes" in opened.streams["name"].to_list()
+
+
 
 
 def test_tables_of_two_polarities_are_bounded(tmp_path):

@@ -48,6 +48,10 @@ const PIXELS: i64 = 4096;
 /// Most rows of two arrays that have to be merged in memory: 256 MiB.
 const MERGED: u64 = 1 << 23;
 
+/// Why arrays with Python objects in them are not read.
+const PICKLED: &str =
+    "arrays with Python objects are pickled, and pickles run code: they are never loaded; save what is inside them on its own";
+
 /// Whether a file starts as an NPY file does.
 pub(crate) fn is_npy(head: &[u8]) -> bool {
     head.starts_with(header::MAGIC)
@@ -97,6 +101,9 @@ impl Array {
     /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round.
     fn rows(&self) -> Option<Rows> {
         let Ok(Header { shape, fortran, .. }) = &self.header else { return None };
+        if self.is_pickled() {
+            return None;
+        }
         let rows = |count: u64, width: u64, planar: bool| Some(Rows { count, width, planar: planar && width > 1 });
         let extents: Vec<u64> = match shape.as_slice() {
             [_, 2..=4] => shape.clone(),
@@ -112,6 +119,10 @@ impl Array {
     }
 
     fn dtype(&self) -> Option<&Dtype> {
+    fn is_pickled(&self) -> bool {
+        self.dtype().is_some_and(Dtype::has_objects)
+    }
+
         self.header.as_ref().ok().map(|header| &header.dtype)
     }
 
@@ -565,7 +576,8 @@ impl Arrays {
             let unknown = || {
                 Error::invalid(format!("`path_map` names no array for `{name}`"))
                     .expecting("an array, `array/field`, or `array/0` for the first column of a table")
-                    .but_found(format!("`{path}`"))
+                    .but_found(format!("`{path}`"));
+                if self.list.iter().any(Array::is_pickled) { error.hint(PICKLED) } else { error }
             };
             match names::column(name) {
                 Some(column) => picks.push(self.pick(path, column).ok_or_else(unknown)?),
@@ -925,18 +937,14 @@ impl Arrays {
 
     fn no_events(&self, format: Format) -> Error {
         let found: Vec<_> = self.list.iter().take(LISTED).map(|array| format!("`{}` {}", array.name, array.describe())).collect();
-        let pickled = self.list.iter().any(|array| array.dtype().is_some_and(Dtype::has_objects));
+        let pickled = self.list.iter().any(Array::is_pickled);
         let error = Error::format(match format {
             Format::Npz => "a zip archive without events in any known layout",
             _ => "an NPY file without events in any known layout",
         })
         .expecting("columns named like x, y, t and p, records with these fields, or a table of four columns")
         .but_found(found.join(", "));
-        if pickled {
-            error.hint("Python objects are pickled, and pickles run code: they are never loaded; save the arrays inside them on their own")
-        } else {
-            error.hint("name the arrays with `path_map`")
-        }
+        if pickled { error.hint(PICKLED) } else { error.hint("name the arrays with `path_map`") }
     }
 }
 
