@@ -433,6 +433,39 @@ def saved(array: np.ndarray) -> bytes:
 
 def zipped(compress: bool = False, **arrays: np.ndarray) -> bytes:
     out = io.BytesIO()
+@pytest.mark.parametrize("kind", ["npz", "members", "folder"])
+@pytest.mark.parametrize("geometry", [(640, 480), (346, 260), (304, 240), (128, 128)])
+def test_pixels_outside_a_smaller_geometry_are_no_parts(geometry, kind, tmp_path):
+    events = make(width=1280, height=720)
+    width, height = geometry
+    path, options = tmp_path / "a.npz", {"geometry": geometry}
+    if kind == "npz":
+        np.savez(path, **events)
+    elif kind == "members":
+        np.savez(path, **events, width=width, height=height)
+        options = {}
+    else:
+        path = tmp_path / "columns"
+        path.mkdir()
+        for name, values in events.items():
+            np.save(path / f"{name}.npy", values)
+    inside = (events["x"] < width) & (events["y"] < height)
+    opened = check(path, frame({name: values[inside] for name, values in events.items()}), **options)
+    assert opened.geometry == geometry
+    assert "pixel_parts" not in opened.metadata
+    assert problem_counts(opened) == {"OUT_OF_BOUNDS": ROWS - inside.sum()}
+
+
+def test_parts_of_pixels_in_a_corner_of_a_known_sensor(tmp_path):
+    # A quarter of the width only, but no camera has so many pixels.
+    events = make(width=240, height=150)
+    x, y = ((events[name] * 32 + 5).astype("u2") for name in "xy")
+    np.savez(tmp_path / "a.npz", **{**events, "x": x, "y": y})
+    opened = check(tmp_path / "a.npz", frame(events), geometry=(970, 625))
+    assert opened.metadata["pixel_parts"] == "32 (coordinates too large for pixels)"
+    assert problem_counts(opened) == {"ROUNDED": 1}
+
+
     (np.savez_compressed if compress else np.savez)(out, **arrays)
     return out.getvalue()
 

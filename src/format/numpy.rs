@@ -842,12 +842,12 @@ impl Arrays {
             let one = array::sampled_one(pick.cell.number);
             let values = self.sample(*pick, PIXEL_SAMPLE, unit(pick))?;
             let limit = geometry.map_or(WIDEST, i64::from);
-            let largest = geometry.map_or(PIXELS, i64::from);
             let fits = values.iter().all(|value| (0..limit * i64::from(PARTS) * one).contains(value));
-            let beyond = values.iter().filter(|value| **value >= largest * one).count();
-            // One in a hundred where nothing says how large the sensor is, more than half where that is known.
-            let many = if geometry.is_some() { beyond * 2 > values.len() } else { beyond * 100 > values.len() };
-            Ok(fits.then_some(many))
+            let from = |least: i64| values.iter().filter(|value| **value >= least * one).count();
+            let no_pixels = from(PIXELS) * 100 > values.len();
+            // Pixels outside a sensor that is known lie near it, parts of its pixels spread over a range of 32 times its size.
+            let spread = from(limit * i64::from(PARTS) / 2) * 100 > values.len();
+            Ok(fits.then_some(if geometry.is_some() { from(limit) * 2 > values.len() && (no_pixels || spread) } else { no_pixels }))
         };
         let found = (whole(x, geometry.map(Geometry::width))?, whole(y, geometry.map(Geometry::height))?);
         Ok(if matches!(found, (Some(true), Some(_)) | (Some(_), Some(true))) { PARTS } else { 1 })
