@@ -98,12 +98,13 @@ impl Array {
         self.header.as_ref().map_err(|why| Error::format(format!("`{}` cannot be read: {why}", self.name)))
     }
 
-    /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round.
+    /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round. With Python objects
+    /// in it, the array is one pickle: there are no rows to be read.
     fn rows(&self) -> Option<Rows> {
-        let Ok(Header { shape, fortran, .. }) = &self.header else { return None };
         if self.is_pickled() {
             return None;
         }
+        let Ok(Header { shape, fortran, .. }) = &self.header else { return None };
         let rows = |count: u64, width: u64, planar: bool| Some(Rows { count, width, planar: planar && width > 1 });
         let extents: Vec<u64> = match shape.as_slice() {
             [_, 2..=4] => shape.clone(),
@@ -118,11 +119,11 @@ impl Array {
         }
     }
 
-    fn dtype(&self) -> Option<&Dtype> {
     fn is_pickled(&self) -> bool {
         self.dtype().is_some_and(Dtype::has_objects)
     }
 
+    fn dtype(&self) -> Option<&Dtype> {
         self.header.as_ref().ok().map(|header| &header.dtype)
     }
 
@@ -574,7 +575,7 @@ impl Arrays {
         let mut whole = None;
         for (name, path) in paths {
             let unknown = || {
-                Error::invalid(format!("`path_map` names no array for `{name}`"))
+                let error = Error::invalid(format!("`path_map` names no array for `{name}`"))
                     .expecting("an array, `array/field`, or `array/0` for the first column of a table")
                     .but_found(format!("`{path}`"));
                 if self.list.iter().any(Array::is_pickled) { error.hint(PICKLED) } else { error }
@@ -790,10 +791,15 @@ impl Arrays {
             notes.add(ProblemCode::LengthMismatch, most - least, 0, 0, || format!("`{longest}` has {most} rows, another column {least}"));
         }
         let time = picks.iter().find(|pick| pick.column == Column::Timestamp);
-        let unit = match (options.time_unit, time.and_then(|time| time.unit), layout_unit, time) {
-            (Some(unit), ..) | (None, Some(unit), ..) | (None, None, Some(unit), _) => unit,
-            (None, None, None, Some(time)) if time.cell.number.is_float() => self.float_unit(*time)?,
-            _ => TimeUnit::Microseconds,
+        let (unit, why) = match (options.time_unit, time.and_then(|time| time.unit), layout_unit, time) {
+            // What has fractions counts seconds, whatever the order of the columns.
+            (None, None, Some(TimeUnit::Milliseconds), Some(time)) if time.cell.number.is_float() => match self.tell_unit(*time)? {
+                (TimeUnit::Seconds, why) => (TimeUnit::Seconds, why),
+                _ => (TimeUnit::Milliseconds, None),
+            },
+            (Some(unit), ..) | (None, Some(unit), ..) | (None, None, Some(unit), _) => (unit, None),
+            (None, None, None, Some(time)) => self.tell_unit(*time)?,
+            (None, None, None, None) => (TimeUnit::Microseconds, None),
         };
         let offset_us = options.time_offset_us.unwrap_or(0);
         let parts_of_pixel = match options.pixel_parts {
@@ -804,6 +810,7 @@ impl Arrays {
         let meaning =
             Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
         about.push(("time_unit".to_owned(), unit.name().to_owned()));
+        about.extend(why.map(|why| ("time_unit_reason".to_owned(), why.to_owned())));
         about.push(("time_offset_us".to_owned(), offset_us.to_string()));
         if parts_of_pixel != 1 {
             let why = if options.pixel_parts.is_some() { "as the caller says" } else { "coordinates too large for pixels" };
@@ -815,18 +822,10 @@ impl Arrays {
         Ok((table, about))
     }
 
-    /// Unit of floating-point times: whole numbers are microseconds, others seconds.
-    fn float_unit(&self, time: Pick) -> Result<TimeUnit> {
+    /// The unit of times that neither type nor layout says, and why.
+    fn tell_unit(&self, time: Pick) -> Result<(TimeUnit, Option<&'static str>)> {
         let rows = self.array(time.array)?.rows().map_or(0, |rows| rows.count);
-        let mut sample = self.sample(time, SAMPLE, TimeUnit::Seconds)?;
-        if sample.is_empty() && rows > 0 {
-            // Seconds of which a million do not fit would be 292 000 years.
-            return Ok(TimeUnit::Microseconds);
-        }
-        let one = array::sampled_one(time.cell.number);
-        let whole = sample.iter().all(|value| value % one == 0);
-        sample.dedup();
-        Ok(if whole && sample.len() > 2 { TimeUnit::Microseconds } else { TimeUnit::Seconds })
+        array::tell_unit(time.cell.number, rows, |unit| self.sample(time, SAMPLE, unit))
     }
 
     /// Parts of a pixel that coordinates count: more than one where most cannot be pixels and all fit if divided.
