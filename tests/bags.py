@@ -231,9 +231,13 @@ def write_bag(path: Path, messages: Sequence[Message], *, compression: str | Non
             writer.write(connections[key], message.log_ns, message.ros1())
 
 
-def write_db3(path: Path, messages: Sequence[Message], *, little: bool = True, compressed: bool = False) -> None:
+def write_ros2(
+    path: Path, messages: Sequence[Message], *, kind: str = "db3", little: bool = True, compressed: bool = False
+) -> None:
+    """A bag of ROS 2 as rosbags writes it; `compressed` message by message."""
     folder = path.with_name(f"{path.name}.folder")
-    writer = rosbags.rosbag2.Writer(folder, version=9)
+    plugin = rosbags.rosbag2.StoragePlugin.MCAP if kind == "mcap" else rosbags.rosbag2.StoragePlugin.SQLITE3
+    writer = rosbags.rosbag2.Writer(folder, version=9, storage_plugin=plugin)
     if compressed:
         modes, formats = rosbags.rosbag2.CompressionMode, rosbags.rosbag2.CompressionFormat
         writer.set_compression(modes.MESSAGE, formats.ZSTD)
@@ -244,7 +248,7 @@ def write_db3(path: Path, messages: Sequence[Message], *, little: bool = True, c
             if key not in connections:
                 connections[key] = writer.add_connection(*key, typestore=ROS2)
             writer.write(connections[key], message.log_ns, message.cdr(little=little))
-    next(folder.glob("*.db3")).rename(path)
+    next(folder.glob(f"*.{kind}")).rename(path)
 
 
 def write_mcap(
@@ -288,13 +292,14 @@ CONTAINERS: dict[str, tuple[str, Callable[[Path, Sequence[Message]], None]]] = {
     "bag": ("bag", write_bag),
     "bag bz2": ("bag", lambda path, messages: write_bag(path, messages, compression="bz2")),
     "bag lz4": ("bag", lambda path, messages: write_bag(path, messages, compression="lz4")),
-    "db3": ("db3", write_db3),
-    "db3 big-endian": ("db3", lambda path, messages: write_db3(path, messages, little=False)),
-    "db3 zstd": ("db3", lambda path, messages: write_db3(path, messages, compressed=True)),
+    "db3": ("db3", write_ros2),
+    "db3 big-endian": ("db3", lambda path, messages: write_ros2(path, messages, little=False)),
+    "db3 zstd": ("db3", lambda path, messages: write_ros2(path, messages, compressed=True)),
     "mcap": ("mcap", write_mcap),
     "mcap big-endian": ("mcap", lambda path, messages: write_mcap(path, messages, little=False)),
     "mcap lz4": ("mcap", lambda path, messages: write_mcap(path, messages, compression=CompressionType.LZ4)),
     "mcap zstd": ("mcap", lambda path, messages: write_mcap(path, messages, compression=CompressionType.ZSTD)),
+    "mcap messages zstd": ("mcap", lambda path, messages: write_ros2(path, messages, kind="mcap", compressed=True)),
     "mcap ros1": ("mcap", lambda path, messages: write_mcap(path, messages, ros1=True)),
     "mcap unchunked": ("mcap", lambda path, messages: write_mcap(path, messages, chunk=None)),
     "mcap without summary": ("mcap", lambda path, messages: write_mcap(path, messages, index=False)),

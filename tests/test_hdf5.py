@@ -74,7 +74,7 @@ def write(
     """The common layout: one data set a column."""
     types = {"x": "u2", "y": "u2", "t": "i8", "p": "u1"}
     with h5py.File(path, "w", libver=libver, userblock_size=userblock) as file:
-        into = file.create_group(group)
+        into = file.require_group(group)
         for name, values in events.items():
             into.create_dataset(name, data=values.astype(types[name]), **options)
     return path
@@ -387,6 +387,46 @@ def test_e2vid(polarity, tmp_path):
     assert opened.streams.filter(name="images")["rows"].item() == 100
 
 
+def stored(path: Path, events: dict[str, np.ndarray], kind: str) -> Path:
+    """Events as columns, records or a table, with the types that they have."""
+    with h5py.File(path, "w") as file:
+        if kind == "columns":
+            for name, values in events.items():
+                file[f"events/{name}"] = values
+        elif kind == "records":
+            array = np.zeros(len(events["t"]), [(name, values.dtype) for name, values in events.items()])
+            for name, values in events.items():
+                array[name] = values
+            file["events"] = array
+        else:
+            dtype = events["t"].dtype
+            table = np.stack([events[name].astype(dtype) for name in "txyp"], axis=1)
+            file.create_dataset("events", data=table, chunks=(700, 1), compression="gzip")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["columns", "records", "table"])
+def test_units_of_times_are_told_as_those_of_numpy_are(kind, tmp_path):
+    events = make()
+    start = 1_600_000_000_000_000
+    path = tmp_path / "a.h5"
+    opened = check(stored(path, {**events, "t": events["t"].astype("f8")}, kind), frame(events))
+    assert opened.metadata["time_unit"] == "us"
+    assert opened.metadata["time_unit_reason"] == "times are floats that are whole numbers"
+    if kind != "table":
+        opened = check(stored(path, {**events, "t": (events["t"] + start).astype("f8")}, kind), frame(events, start))
+        assert opened.metadata["time_unit"] == "us"
+    opened = check(stored(path, {**events, "t": events["t"] / 1e6}, kind), frame(events))
+    assert (opened.metadata["time_unit"], opened.metadata["time_unit_reason"]) == ("s", "times are floats")
+    opened = check(stored(path, {**events, "t": (events["t"] + start) * 1000}, kind), frame(events, start))
+    assert opened.metadata["time_unit"] == "ns"
+    assert "18 or more digits" in opened.metadata["time_unit_reason"]
+    opened = check(stored(path, {**events, "t": events["t"] + start}, kind), frame(events, start))
+    assert opened.metadata["time_unit"] == "us"
+    assert "time_unit_reason" not in opened.metadata
+    assert evlib.open(path, time_unit="ns").metadata["time_unit"] == "ns"
+
+
 def test_float_times_are_rounded_to_the_nearest_microsecond(tmp_path):
     t = np.array([0.0, 1e-6, 1.4999e-6, 1.5001e-6, 0.1 + 0.2, 1234567890.123456, 1234567890.1234567])
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -442,6 +482,117 @@ def test_any_group_with_columns(group, tmp_path):
         for name, values in zip(names, events.values(), strict=True):
             file[f"{group}/{name}"] = values
     check(tmp_path / "a.h5", frame(events))
+
+
+@pytest.mark.parametrize("names", ["TXYP", ["Timestamps", "Xs", "Ys", "Polarities"], ["t", "x", "y", "polarities"]])
+@pytest.mark.parametrize("group", ["events", "prophesee/left", "Some/Where", "/"])
+def test_names_in_any_case(group, names, tmp_path):
+    events = make(300)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, values in zip(names, events.values(), strict=True):
+            file[f"{group}/{name}"] = values
+    check(tmp_path / "a.h5", frame(events))
+    # A name as it is written here goes first.
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for name in "txyp":
+            if name not in file[group]:
+                file[f"{group}/{name}"] = events[name][:100]
+    first = frame(events).head(100)
+    expected = frame(events) if names == ["t", "x", "y", "polarities"] else first
+    found = evlib.read_events(tmp_path / "a.h5")
+    assert found.equals(expected.head(len(found)))
+    assert len(found) == 100
+
+
+@pytest.mark.parametrize(
+    ("where", "attributes"),
+    [
+        ("/", {"geometry": "640X480"}),
+        ("/", {"geometry": " 640 x 480 "}),
+        ("/", {"geometry": [640, 480]}),
+        ("/", {"geometry": np.array([640.0, 480.0])}),
+        ("events", {"sensor_resolution": np.array([480.0, 640.0])}),
+        ("events", {"sensor_resolution": np.array([480, 640, 3], "i2")}),
+        ("/", {"sensor_resolution": "480x640"}),
+        ("/", {"width": "640", "height": "480"}),
+        ("events", {"width": 640.0, "height": np.array([480.0])}),
+    ],
+)
+def test_sizes_of_sensors_in_attributes(where, attributes, tmp_path):
+    path = write(tmp_path / "a.h5", make(300))
+    with h5py.File(path, "r+") as file:
+        file[where].attrs.update(attributes)
+    assert evlib.open(path).geometry == (640, 480)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"geometry": "wide x high"},
+        {"geometry": [640]},
+        {"geometry": [640.5, 480.25]},
+        {"sensor_resolution": np.array([np.nan, np.inf])},
+        {"width": "-640", "height": "480"},
+        {"width": 1e300, "height": 480.0},
+        {"width": 640},
+    ],
+)
+def test_attributes_that_are_no_size(attributes, tmp_path):
+    events = make(300)
+    path = write(tmp_path / "a.h5", events)
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(attributes)
+    assert check(path, frame(events)).geometry is None
+
+
+@pytest.mark.parametrize("kind", ["beside", "group attribute", "file attribute", "list", "float"])
+@pytest.mark.parametrize("group", ["events", "prophesee/left", "/", "some/where"])
+def test_offsets_of_times(group, kind, tmp_path):
+    events = make(20_000)
+    path = write(tmp_path / "a.h5", events, group=group)
+    with h5py.File(path, "r+") as file:
+        if group == "events":
+            file["events/ms_to_idx"] = milliseconds(events["t"])
+        if kind == "beside":
+            file[f"{group}/t_offset"] = np.int64(OFFSET)
+        elif kind == "file attribute":
+            file.attrs["t_offset"] = OFFSET
+        else:
+            file[group].attrs["t_offset"] = {"list": np.array([OFFSET]), "float": float(OFFSET)}.get(kind, OFFSET)
+    opened = check(path, frame(events, OFFSET))
+    assert opened.metadata["time_offset_us"] == str(OFFSET)
+    assert check(path, frame(events, 7), time_offset=7).problems.is_empty()
+
+
+@pytest.mark.parametrize("order", ["txyp", "xytp"])
+@pytest.mark.parametrize("chunks", [None, (1, 700), (1, 5000)])
+def test_tables_on_their_side(order, chunks, tmp_path):
+    events = make()
+    table = np.stack([events[name] for name in order]).astype("i8")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("events", data=table, chunks=chunks, compression=chunks and "gzip")
+    assert check(tmp_path / "a.h5", frame(events)).problems.is_empty()
+    # Chunks over several rows would have to be decoded once for every column.
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("events", data=table, chunks=(2, 700))
+    with pytest.raises(exceptions.UnsupportedError, match="h5repack"):
+        evlib.open(tmp_path / "a.h5")
+
+
+def test_records_of_any_name(tmp_path):
+    events = make(300)
+    array = np.zeros(300, [("x", "u2"), ("y", "u2"), ("t", "i8"), ("polarity", "?")])
+    array["x"], array["y"], array["t"], array["polarity"] = (events[name] for name in "xytp")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["deep/stuff"] = array
+        file["deep/other"] = np.zeros(3, [("x", "u2"), ("y", "u2")])
+        file["deep/table"] = np.zeros((9, 4))
+    opened = check(tmp_path / "a.h5", frame(events))
+    assert opened.streams.filter(kind="events")["name"].to_list() == ["deep/stuff"]
+    # What is called events goes first.
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["deep/events"] = array[:100]
+    assert evlib.read_events(tmp_path / "a.h5").equals(frame(events).head(100))
 
 
 def test_the_caller_overrides(tmp_path):

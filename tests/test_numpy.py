@@ -226,6 +226,49 @@ def test_seconds(tmp_path):
         assert opened.metadata["time_unit"] == "s"
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_tables_that_end_with_times(kind, tmp_path):
+    # The copies of DVS-Gesture count milliseconds; fractions are seconds in any order of columns.
+    events = make()
+
+    def written(times: np.ndarray) -> Path:
+        path = tmp_path / f"a.{kind}"
+        table = np.stack([events["x"], events["y"], events["p"], times], axis=1)
+        np.save(path, table) if kind == "npy" else np.savez(path, events=table)
+        return path
+
+    opened = check(written(events["t"] / 1e6), frame(events))
+    assert (opened.metadata["time_unit"], opened.metadata["time_unit_reason"]) == ("s", "times are floats")
+    for dtype in ("i8", "f8"):
+        opened = check(written(events["t"].astype(dtype)), frame({**events, "t": events["t"] * 1000}))
+        assert opened.metadata["time_unit"] == "ms"
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "f8"])
+@pytest.mark.parametrize("kind", ["columns", "records", "table"])
+def test_nanoseconds_since_1970(kind, dtype, tmp_path):
+    events = make()
+    start = 1_600_000_000_000_000
+    times = ((events["t"] + start) * 1000).astype(dtype)
+    path = tmp_path / "a.npz"
+    if kind == "columns":
+        np.savez(path, **{**events, "t": times})
+    elif kind == "records":
+        types = [("t", dtype), ("x", "u2"), ("y", "u2"), ("p", "?")]
+        np.savez_compressed(path, events=records({**events, "t": times}, types))
+    else:
+        np.savez(path, events=np.stack([times, *(events[name].astype(dtype) for name in "xyp")], axis=1))
+    # Doubles of that size are 256 ns apart.
+    expected = frame({**events, "t": (times.astype("u8").astype("i8") + 500) // 1000})
+    opened = check(path, expected)
+    assert opened.metadata["time_unit"] == "ns"
+    assert "18 or more digits" in opened.metadata["time_unit_reason"]
+    assert evlib.open(path, time_unit="us").metadata["time_unit"] == "us"
+    # Microseconds since 1970 stay what they are.
+    np.savez(path, **{**events, "t": (events["t"] + start).astype(dtype)})
+    assert check(path, frame(events, start)).metadata["time_unit"] == "us"
+
+
 def test_columns_that_cannot_be_told(tmp_path):
     events = make()
     array = np.stack([events["x"], events["y"], events["p"], np.zeros(ROWS, int)], axis=1)
@@ -390,6 +433,39 @@ def test_parts_of_pixels_of_small_sensors(width, height, tmp_path):
     assert check(tmp_path / "b.npz", frame(events)).problems.is_empty()
 
 
+@pytest.mark.parametrize("kind", ["npz", "members", "folder"])
+@pytest.mark.parametrize("geometry", [(640, 480), (346, 260), (304, 240), (128, 128)])
+def test_pixels_outside_a_smaller_geometry_are_no_parts(geometry, kind, tmp_path):
+    events = make(width=1280, height=720)
+    width, height = geometry
+    path, options = tmp_path / "a.npz", {"geometry": geometry}
+    if kind == "npz":
+        np.savez(path, **events)
+    elif kind == "members":
+        np.savez(path, **events, width=width, height=height)
+        options = {}
+    else:
+        path = tmp_path / "columns"
+        path.mkdir()
+        for name, values in events.items():
+            np.save(path / f"{name}.npy", values)
+    inside = (events["x"] < width) & (events["y"] < height)
+    opened = check(path, frame({name: values[inside] for name, values in events.items()}), **options)
+    assert opened.geometry == geometry
+    assert "pixel_parts" not in opened.metadata
+    assert problem_counts(opened) == {"OUT_OF_BOUNDS": ROWS - inside.sum()}
+
+
+def test_parts_of_pixels_in_a_corner_of_a_known_sensor(tmp_path):
+    # A quarter of the width only, but no camera has so many pixels.
+    events = make(width=240, height=150)
+    x, y = ((events[name] * 32 + 5).astype("u2") for name in "xy")
+    np.savez(tmp_path / "a.npz", **{**events, "x": x, "y": y})
+    opened = check(tmp_path / "a.npz", frame(events), geometry=(970, 625))
+    assert opened.metadata["pixel_parts"] == "32 (coordinates too large for pixels)"
+    assert problem_counts(opened) == {"ROUNDED": 1}
+
+
 def test_a_few_wrong_pixels_stay_wrong(tmp_path):
     events = make()
     x = events["x"].astype("u2")
@@ -466,6 +542,28 @@ def test_pickles_are_never_loaded(tmp_path):
         with pytest.raises(evlib.FormatError, match="never loaded"):
             evlib.open(tmp_path / name)
     assert not (tmp_path / "trap").exists()
+
+
+def test_records_with_python_objects_are_pickled_as_a_whole(tmp_path):
+    array = np.zeros(500, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?"), ("o", "O")])
+    array["t"] = np.arange(500)
+    array["o"] = [f"note {number}" for number in range(500)]
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "b.npz", events=array)
+    nested = np.zeros(3, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?"), ("more", [("o", "O", 2)])])
+    np.save(tmp_path / "c.npy", nested)
+    fields = {"timestamp": "t", "x": "x", "y": "y", "polarity": "p"}
+    for name, prefix in (("a.npy", ""), ("b.npz", "events/"), ("c.npy", "")):
+        with pytest.raises(evlib.FormatError, match="never loaded"):
+            evlib.open(tmp_path / name)
+        path_map = {column: prefix + field for column, field in fields.items()}
+        with pytest.raises(exceptions.ArgumentError, match="never loaded"):
+            evlib.open(tmp_path / name, path_map=path_map)
+    # Beside events in another array it is listed, not read.
+    events = make()
+    np.savez(tmp_path / "d.npz", notes=array, **events)
+    opened = check(tmp_path / "d.npz", frame(events))
+    assert "notes" in opened.streams["name"].to_list()
 
 
 @pytest.mark.parametrize("kind", ["npy", "stored", "deflated"])
@@ -639,7 +737,8 @@ def test_round_trip(rows, kind, offset, tmp_path_factory):
     path = tmp_path_factory.mktemp("write") / f"a.{kind}"
     events = frame(make(rows), offset)
     assert evlib.write_events(events.lazy(), path, geometry=(640, 480)) == rows
-    check(path, events)
+    # Numbers of that size would be taken for nanoseconds.
+    check(path, events, **({"time_unit": "us"} if offset > 10**17 else {}))
     loaded = np.load(path)
     assert loaded["t"].tolist() == events["timestamp"].dt.total_microseconds().to_list()
     assert [loaded[name].dtype for name in "txyp"] == ["<i8", "<u2", "<u2", "u1"]

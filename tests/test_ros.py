@@ -945,7 +945,7 @@ def large(request):
 
 LARGE = {
     "bag": lambda path, messages: bags.write_bag(path, messages, chunk=512 << 10),
-    "db3": bags.write_db3,
+    "db3": bags.write_ros2,
     "mcap lz4": lambda path, messages: bags.write_mcap(
         path, messages, compression=bags.CompressionType.LZ4, chunk=512 << 10
     ),

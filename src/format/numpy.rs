@@ -48,6 +48,10 @@ const PIXELS: i64 = 4096;
 /// Most rows of two arrays that have to be merged in memory: 256 MiB.
 const MERGED: u64 = 1 << 23;
 
+/// Why arrays with Python objects in them are not read.
+const PICKLED: &str =
+    "arrays with Python objects are pickled, and pickles run code: they are never loaded; save what is inside them on its own";
+
 /// Whether a file starts as an NPY file does.
 pub(crate) fn is_npy(head: &[u8]) -> bool {
     head.starts_with(header::MAGIC)
@@ -94,8 +98,12 @@ impl Array {
         self.header.as_ref().map_err(|why| Error::format(format!("`{}` cannot be read: {why}", self.name)))
     }
 
-    /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round.
+    /// The rows; a shape of two dimensions is a table of at most four columns, whichever way round. With Python objects
+    /// in it, the array is one pickle: there are no rows to be read.
     fn rows(&self) -> Option<Rows> {
+        if self.is_pickled() {
+            return None;
+        }
         let Ok(Header { shape, fortran, .. }) = &self.header else { return None };
         let rows = |count: u64, width: u64, planar: bool| Some(Rows { count, width, planar: planar && width > 1 });
         let extents: Vec<u64> = match shape.as_slice() {
@@ -109,6 +117,10 @@ impl Array {
             [width @ 2..=4, extent] => rows(*extent, *width, !*fortran),
             _ => None,
         }
+    }
+
+    fn is_pickled(&self) -> bool {
+        self.dtype().is_some_and(Dtype::has_objects)
     }
 
     fn dtype(&self) -> Option<&Dtype> {
@@ -563,9 +575,10 @@ impl Arrays {
         let mut whole = None;
         for (name, path) in paths {
             let unknown = || {
-                Error::invalid(format!("`path_map` names no array for `{name}`"))
+                let error = Error::invalid(format!("`path_map` names no array for `{name}`"))
                     .expecting("an array, `array/field`, or `array/0` for the first column of a table")
-                    .but_found(format!("`{path}`"))
+                    .but_found(format!("`{path}`"));
+                if self.list.iter().any(Array::is_pickled) { error.hint(PICKLED) } else { error }
             };
             match names::column(name) {
                 Some(column) => picks.push(self.pick(path, column).ok_or_else(unknown)?),
@@ -778,10 +791,15 @@ impl Arrays {
             notes.add(ProblemCode::LengthMismatch, most - least, 0, 0, || format!("`{longest}` has {most} rows, another column {least}"));
         }
         let time = picks.iter().find(|pick| pick.column == Column::Timestamp);
-        let unit = match (options.time_unit, time.and_then(|time| time.unit), layout_unit, time) {
-            (Some(unit), ..) | (None, Some(unit), ..) | (None, None, Some(unit), _) => unit,
-            (None, None, None, Some(time)) if time.cell.number.is_float() => self.float_unit(*time)?,
-            _ => TimeUnit::Microseconds,
+        let (unit, why) = match (options.time_unit, time.and_then(|time| time.unit), layout_unit, time) {
+            // What has fractions counts seconds, whatever the order of the columns.
+            (None, None, Some(TimeUnit::Milliseconds), Some(time)) if time.cell.number.is_float() => match self.tell_unit(*time)? {
+                (TimeUnit::Seconds, why) => (TimeUnit::Seconds, why),
+                _ => (TimeUnit::Milliseconds, None),
+            },
+            (Some(unit), ..) | (None, Some(unit), ..) | (None, None, Some(unit), _) => (unit, None),
+            (None, None, None, Some(time)) => self.tell_unit(*time)?,
+            (None, None, None, None) => (TimeUnit::Microseconds, None),
         };
         let offset_us = options.time_offset_us.unwrap_or(0);
         let parts_of_pixel = match options.pixel_parts {
@@ -792,6 +810,7 @@ impl Arrays {
         let meaning =
             Meaning { time: Time { unit, offset_us }, x: pixel(geometry.map(Geometry::width)), y: pixel(geometry.map(Geometry::height)) };
         about.push(("time_unit".to_owned(), unit.name().to_owned()));
+        about.extend(why.map(|why| ("time_unit_reason".to_owned(), why.to_owned())));
         about.push(("time_offset_us".to_owned(), offset_us.to_string()));
         if parts_of_pixel != 1 {
             let why = if options.pixel_parts.is_some() { "as the caller says" } else { "coordinates too large for pixels" };
@@ -803,18 +822,10 @@ impl Arrays {
         Ok((table, about))
     }
 
-    /// Unit of floating-point times: whole numbers are microseconds, others seconds.
-    fn float_unit(&self, time: Pick) -> Result<TimeUnit> {
+    /// The unit of times that neither type nor layout says, and why.
+    fn tell_unit(&self, time: Pick) -> Result<(TimeUnit, Option<&'static str>)> {
         let rows = self.array(time.array)?.rows().map_or(0, |rows| rows.count);
-        let mut sample = self.sample(time, SAMPLE, TimeUnit::Seconds)?;
-        if sample.is_empty() && rows > 0 {
-            // Seconds of which a million do not fit would be 292 000 years.
-            return Ok(TimeUnit::Microseconds);
-        }
-        let one = array::sampled_one(time.cell.number);
-        let whole = sample.iter().all(|value| value % one == 0);
-        sample.dedup();
-        Ok(if whole && sample.len() > 2 { TimeUnit::Microseconds } else { TimeUnit::Seconds })
+        array::tell_unit(time.cell.number, rows, |unit| self.sample(time, SAMPLE, unit))
     }
 
     /// Parts of a pixel that coordinates count: more than one where most cannot be pixels and all fit if divided.
@@ -830,12 +841,12 @@ impl Arrays {
             let one = array::sampled_one(pick.cell.number);
             let values = self.sample(*pick, PIXEL_SAMPLE, unit(pick))?;
             let limit = geometry.map_or(WIDEST, i64::from);
-            let largest = geometry.map_or(PIXELS, i64::from);
             let fits = values.iter().all(|value| (0..limit * i64::from(PARTS) * one).contains(value));
-            let beyond = values.iter().filter(|value| **value >= largest * one).count();
-            // One in a hundred where nothing says how large the sensor is, more than half where that is known.
-            let many = if geometry.is_some() { beyond * 2 > values.len() } else { beyond * 100 > values.len() };
-            Ok(fits.then_some(many))
+            let from = |least: i64| values.iter().filter(|value| **value >= least * one).count();
+            let no_pixels = from(PIXELS) * 100 > values.len();
+            // Pixels outside a sensor that is known lie near it, parts of its pixels spread over a range of 32 times its size.
+            let spread = from(limit * i64::from(PARTS) / 2) * 100 > values.len();
+            Ok(fits.then_some(if geometry.is_some() { from(limit) * 2 > values.len() && (no_pixels || spread) } else { no_pixels }))
         };
         let found = (whole(x, geometry.map(Geometry::width))?, whole(y, geometry.map(Geometry::height))?);
         Ok(if matches!(found, (Some(true), Some(_)) | (Some(_), Some(true))) { PARTS } else { 1 })
@@ -925,18 +936,14 @@ impl Arrays {
 
     fn no_events(&self, format: Format) -> Error {
         let found: Vec<_> = self.list.iter().take(LISTED).map(|array| format!("`{}` {}", array.name, array.describe())).collect();
-        let pickled = self.list.iter().any(|array| array.dtype().is_some_and(Dtype::has_objects));
+        let pickled = self.list.iter().any(Array::is_pickled);
         let error = Error::format(match format {
             Format::Npz => "a zip archive without events in any known layout",
             _ => "an NPY file without events in any known layout",
         })
         .expecting("columns named like x, y, t and p, records with these fields, or a table of four columns")
         .but_found(found.join(", "));
-        if pickled {
-            error.hint("Python objects are pickled, and pickles run code: they are never loaded; save the arrays inside them on their own")
-        } else {
-            error.hint("name the arrays with `path_map`")
-        }
+        if pickled { error.hint(PICKLED) } else { error.hint("name the arrays with `path_map`") }
     }
 }
 

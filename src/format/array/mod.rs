@@ -42,6 +42,8 @@ const GAP: u64 = 4 << 10;
 /// Tables of at least this many rows are bisected for a time range that no index finds, and the rows looked at first.
 const BISECT_FROM: u64 = 8 << 20;
 const SAMPLES: u64 = 64;
+/// Why floats are taken for microseconds.
+const WHOLE: &str = "times are floats that are whole numbers";
 /// Rows converted at a time where a column is only looked at.
 const GLANCE: usize = 1 << 10;
 
@@ -828,6 +830,36 @@ pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit
     }
     let meaning = Meaning::of(Time { unit, offset_us: 0 }, Geometry::MAX);
     Ok(read(source, parts, meaning, &mut Problems::default())?.timestamp().to_vec())
+}
+
+/// The unit of times where neither their type nor the layout says it, told by the first values, which `sample` gives as
+/// [`sample`] does; and why, unless it is the microseconds of integers.
+pub(crate) fn tell_unit(
+    number: Number,
+    rows: u64,
+    sample: impl Fn(TimeUnit) -> Result<Vec<i64>>,
+) -> Result<(TimeUnit, Option<&'static str>)> {
+    // As microseconds these would be in the year 5000 or later.
+    const NANOSECONDS: i64 = 10_i64.pow(17);
+    if number.is_float() {
+        let one = sampled_one(number);
+        let mut values = sample(TimeUnit::Seconds)?;
+        let whole = values.iter().all(|value| value % one == 0);
+        values.dedup();
+        match values.len() {
+            // Seconds of which a million do not fit would be 292 000 years.
+            0 if rows > 0 => {}
+            3.. if whole => return Ok((TimeUnit::Microseconds, Some(WHOLE))),
+            _ => return Ok((TimeUnit::Seconds, Some("times are floats"))),
+        }
+    } else if number.bytes() < 8 {
+        return Ok((TimeUnit::Microseconds, None));
+    }
+    let least = sample(TimeUnit::Microseconds)?.into_iter().min();
+    if least.is_some_and(|least| least >= NANOSECONDS) {
+        return Ok((TimeUnit::Nanoseconds, Some("times are numbers of 18 or more digits, as nanoseconds since 1970 are")));
+    }
+    Ok((TimeUnit::Microseconds, number.is_float().then_some(WHOLE)))
 }
 
 /// What stands for 1 in a [`sample`] of microseconds for integers, of seconds for floats.

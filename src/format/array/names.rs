@@ -7,7 +7,7 @@ pub(crate) const NAMES: [(Column, &[&str]); 4] = [
     (Column::X, &["x", "xs"]),
     (Column::Y, &["y", "ys"]),
     (Column::Timestamp, &["t", "ts", "timestamp", "timestamps"]),
-    (Column::Polarity, &["p", "ps", "pol", "polarity", "on"]),
+    (Column::Polarity, &["p", "ps", "pol", "polarity", "polarities", "on"]),
 ];
 
 /// The column that goes by this name.

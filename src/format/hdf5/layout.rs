@@ -32,13 +32,21 @@ pub(crate) struct Camera {
     pub(crate) place: Place,
     /// Unit of times, where the layout and not their type says it.
     pub(crate) unit: Option<TimeUnit>,
-    /// Data set or attribute that is added to every time.
-    pub(crate) offset: Option<String>,
+    /// What is added to every time.
+    pub(crate) offset: Option<Offset>,
     /// Rows by time: path, microseconds of an entry, and whether an entry may point before its time.
     pub(crate) index: Option<RowsByTime>,
     /// What the first column of the sensor is called.
     pub(crate) first_pixel: u16,
     pub(crate) triggers: Option<String>,
+}
+
+/// Where the microseconds are that are added to every time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Offset {
+    Dataset(String),
+    /// The value of an attribute.
+    Value(i64),
 }
 
 /// A table of the file that tells rows by time.
@@ -65,18 +73,35 @@ fn is_dataset(meta: &dyn Metadata, path: &str) -> bool {
     meta.kind(path) == Some(Kind::Dataset)
 }
 
-/// The data sets of a group that are named like the columns of events; `None` unless all four are there.
+/// The data sets of a group that are named like the columns of events, in any case; `None` unless all four are there.
 fn separate(meta: &dyn Metadata, group: &str) -> Option<Vec<(Column, String)>> {
-    NAMES
-        .iter()
-        .map(|(column, names)| {
-            let path = names.iter().map(|name| join(group, name)).find(|path| is_dataset(meta, path));
-            path.map(|path| (*column, path))
-        })
-        .collect()
+    // Listed only if a name is not there as it is written here.
+    let mut listed: Option<Vec<String>> = None;
+    let mut columns = Vec::new();
+    for (column, names) in NAMES {
+        let path = names.iter().map(|name| join(group, name)).find(|path| is_dataset(meta, path)).or_else(|| {
+            let listed = listed.get_or_insert_with(|| members(meta, group, Kind::Dataset));
+            let found = names.iter().find_map(|name| listed.iter().find(|found| found.eq_ignore_ascii_case(name)));
+            found.map(|found| join(group, found))
+        });
+        columns.push((column, path?));
+    }
+    Some(columns)
 }
 
-/// A data set with events in it: records with the four fields, or a table with four columns.
+/// The `t_offset` of a group or else of the file: a data set or an attribute.
+fn offset(meta: &dyn Metadata, group: &str) -> Option<Offset> {
+    let attribute = |place: &str| {
+        let found = meta.attributes(place).ok()?.into_iter().find(|(name, _)| name == "t_offset")?;
+        found.1.as_integer().map(Offset::Value)
+    };
+    [group, "/"].into_iter().find_map(|place| {
+        let path = join(place, "t_offset");
+        if is_dataset(meta, &path) { Some(Offset::Dataset(path)) } else { attribute(place) }
+    })
+}
+
+/// A data set with events in it: records with the four fields, or a table with four columns or four rows.
 fn single(meta: &dyn Metadata, path: &str) -> Option<Place> {
     let dataset = is_dataset(meta, path).then(|| meta.dataset(path).ok()).flatten()?;
     match (&dataset.dtype, dataset.shape.as_slice()) {
@@ -84,7 +109,7 @@ fn single(meta: &dyn Metadata, path: &str) -> Option<Place> {
             let has = |wanted: Column| fields.iter().any(|field| column(&field.name) == Some(wanted));
             Column::ALL.into_iter().all(has).then(|| Place::Records(path.to_owned()))
         }
-        (Dtype::Integer(_) | Dtype::Float { .. }, [_, 4]) => Some(Place::Table(path.to_owned())),
+        (Dtype::Integer(_) | Dtype::Float { .. }, [_, 4] | [4, _]) => Some(Place::Table(path.to_owned())),
         _ => None,
     }
 }
@@ -118,7 +143,7 @@ fn events_group(meta: &dyn Metadata) -> Option<Camera> {
     ["/events", "/raw_events"].into_iter().find_map(|group| {
         let columns = separate(meta, group)?;
         let mut camera = Camera::new("events", "events/{x, y, t, p}", Place::Separate(columns));
-        camera.offset = is_dataset(meta, "/t_offset").then(|| "/t_offset".to_owned());
+        camera.offset = offset(meta, group);
         camera.index = ["/ms_to_idx", "/events/ms_to_idx"]
             .into_iter()
             .find(|path| is_dataset(meta, path))
@@ -142,6 +167,7 @@ fn m3ed(meta: &dyn Metadata) -> Vec<Camera> {
     let cameras = groups.into_iter().filter_map(|name| {
         let group = join("/prophesee", &name);
         let mut camera = Camera::new(name, "M3ED", Place::Separate(separate(meta, &group)?));
+        camera.offset = offset(meta, &group);
         let index = join(&group, "ms_map_idx");
         camera.index = is_dataset(meta, &index).then_some(RowsByTime::Milliseconds(index));
         Some(camera)
@@ -167,7 +193,9 @@ fn tables(meta: &dyn Metadata) -> Vec<Camera> {
 
 /// Layouts 7 and 11: a data set for each column at the root.
 fn root(meta: &dyn Metadata) -> Vec<Camera> {
-    separate(meta, "/").map(|columns| Camera::new("events", "{x, y, t, p}", Place::Separate(columns))).into_iter().collect()
+    let camera = separate(meta, "/")
+        .map(|columns| Camera { offset: offset(meta, "/"), ..Camera::new("events", "{x, y, t, p}", Place::Separate(columns)) });
+    camera.into_iter().collect()
 }
 
 /// Layout 14: DDD17 and DDD20 as recorded.
@@ -203,6 +231,8 @@ fn ebssa(meta: &dyn Metadata) -> Vec<Camera> {
 /// Events in any group, by the names of the columns.
 fn anywhere(meta: &dyn Metadata) -> Vec<Camera> {
     let mut found = Vec::new();
+    let mut others = Vec::new();
+    let camera = |path: String| single(meta, &path).map(|place| Camera::new(path.trim_matches('/'), "records", place));
     let mut groups = vec![("/".to_owned(), 0)];
     let mut seen = 0;
     while let Some((group, level)) = groups.pop() {
@@ -211,7 +241,8 @@ fn anywhere(meta: &dyn Metadata) -> Vec<Camera> {
             break;
         }
         if let Some(columns) = separate(meta, &group) {
-            found.push(Camera::new(group.trim_matches('/'), "{x, y, t, p}", Place::Separate(columns)));
+            let columns = Camera::new(group.trim_matches('/'), "{x, y, t, p}", Place::Separate(columns));
+            found.push(Camera { offset: offset(meta, &group), ..columns });
         }
         let Ok(entries) = meta.list(&group) else { continue };
         // Folders of thousands of pictures are not where events are.
@@ -219,12 +250,15 @@ fn anywhere(meta: &dyn Metadata) -> Vec<Camera> {
             let path = join(&group, &entry.name);
             match entry.kind {
                 Kind::Group if level < LEVELS => groups.push((path, level + 1)),
-                Kind::Dataset if entry.name.to_ascii_lowercase().starts_with("event") => {
-                    found.extend(single(meta, &path).map(|place| Camera::new(path.trim_matches('/'), "records", place)));
-                }
+                Kind::Dataset if entry.name.to_ascii_lowercase().starts_with("event") => found.extend(camera(path)),
+                Kind::Dataset if others.len() < GROUPS => others.push(path),
                 _ => {}
             }
         }
+    }
+    // Records whose fields fit, whatever they are called.
+    if found.is_empty() {
+        found.extend(others.into_iter().filter_map(camera).filter(|camera| matches!(camera.place, Place::Records(_))));
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
@@ -273,6 +307,15 @@ pub(crate) fn mapped(meta: &dyn Metadata, paths: &[(String, String)]) -> Result<
     Ok(Camera::new("events", "as the caller says", place))
 }
 
+/// The first two of some whole numbers, or the two of a text such as `640x480`.
+fn pair(value: &Value) -> Option<[i64; 2]> {
+    if let [first, second, ..] = value.integers().as_slice() {
+        return Some([*first, *second]);
+    }
+    let (first, second) = value.as_text()?.split_once(['x', 'X'])?;
+    Some([first.trim().parse().ok()?, second.trim().parse().ok()?])
+}
+
 /// The size of the sensor, where the file says it.
 pub(crate) fn geometry(meta: &dyn Metadata, camera: &Camera) -> Option<Geometry> {
     let parent = match &camera.place {
@@ -284,16 +327,12 @@ pub(crate) fn geometry(meta: &dyn Metadata, camera: &Camera) -> Option<Geometry>
     for place in ["/", group] {
         let attributes = meta.attributes(if place.is_empty() { "/" } else { place }).unwrap_or_default();
         let get = |name: &str| attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-        if let Some((width, height)) = get("geometry").and_then(Value::as_text).and_then(|text| text.split_once('x'))
-            && let (Ok(width), Ok(height)) = (width.trim().parse(), height.trim().parse())
-        {
+        if let Some([width, height]) = get("geometry").and_then(pair) {
             return from_pair(width, height);
         }
         // Rows and columns, as NumPy counts them.
-        if let Some(Value::Integers(size)) = get("sensor_resolution")
-            && let [height, width, ..] = size.as_slice()
-        {
-            return from_pair(*width, *height);
+        if let Some([height, width]) = get("sensor_resolution").and_then(pair) {
+            return from_pair(width, height);
         }
         if let (Some(width), Some(height)) = (get("width").and_then(Value::as_integer), get("height").and_then(Value::as_integer)) {
             return from_pair(width, height);
@@ -308,6 +347,11 @@ pub(crate) fn geometry_datasets(camera: &Camera) -> Vec<[String; 2]> {
     let group = columns.first().and_then(|(_, path)| path.rsplit_once('/')).map_or("", |(group, _)| group);
     let resolution = format!("{group}/calib/resolution");
     vec![[resolution.clone(), resolution], [format!("{group}/width"), format!("{group}/height")]]
+}
+
+/// Whether a table of four columns has a row for each of them, not for each event.
+pub(crate) fn is_on_its_side(dataset: &Dataset) -> bool {
+    matches!(dataset.shape.as_slice(), [4, events] if *events != 4)
 }
 
 /// A short description of a data set.

@@ -242,12 +242,23 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// A single integer, also if stored as a list of one.
+    /// A single whole number, also if stored as a list of one, as a float or as text.
     pub(crate) fn as_integer(&self) -> Option<i64> {
+        match self.integers().as_slice() {
+            [value] => Some(*value),
+            _ => self.as_text()?.trim().parse().ok(),
+        }
+    }
+
+    /// Whole numbers, however they are stored; none if there are others among them.
+    pub(crate) fn integers(&self) -> Vec<i64> {
+        let whole = |value: &f64| (value.fract() == 0.0 && value.abs() < 1e18).then_some(*value as i64);
         match self {
-            Self::Integer(value) => Some(*value),
-            Self::Integers(values) => values.first().copied().filter(|_| values.len() == 1),
-            _ => None,
+            Self::Integer(value) => vec![*value],
+            Self::Integers(values) => values.clone(),
+            Self::Float(value) => whole(value).into_iter().collect(),
+            Self::Floats(values) => values.iter().map(whole).collect::<Option<_>>().unwrap_or_default(),
+            Self::Text(_) | Self::Texts(_) | Self::Other(_) => Vec::new(),
         }
     }
 

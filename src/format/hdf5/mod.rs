@@ -32,12 +32,12 @@ mod shuffle;
 #[cfg(test)]
 mod tests;
 
-use layout::{Camera, Place, RowsByTime};
+use layout::{Camera, Offset, Place, RowsByTime};
 use meta::{Dataset, Dtype, Kind, Metadata, Value};
 
 /// Members of a group that are listed one by one.
 const LISTED: usize = 24;
-/// Rows looked at to tell the order of a table's columns.
+/// Rows looked at to tell the order of a table's columns and the unit of times.
 const SAMPLE: u64 = 4096;
 /// Rows that were never written and may all the same lie between others: this many, and this many times those stored.
 const HOLES: u64 = 1 << 20;
@@ -106,55 +106,62 @@ pub(crate) fn open(source: Source, options: &OpenOptions) -> Result<Opened> {
         let reader = packets::PacketReader::new(Arc::clone(&source), Arc::clone(&shared), meta.dataset(path)?, geometry, offset_us)?;
         return Ok(Opened { identity, geometry, metadata, streams, reader: Arc::new(reader) });
     }
-    let table = table(&source, meta, camera, geometry, options)?;
+    let (table, why) = table(&source, meta, camera, geometry, options)?;
     let Time { unit, offset_us } = table.meaning.time;
     metadata.push(("time_unit".to_owned(), unit.name().to_owned()));
+    metadata.extend(why.map(|why| ("time_unit_reason".to_owned(), why.to_owned())));
     metadata.push(("time_offset_us".to_owned(), offset_us.to_string()));
     Ok(Opened { identity, geometry, metadata, streams, reader: Arc::new(TableReader::new(table)) })
 }
 
-/// The table of a camera's events.
+/// The table of a camera's events, and what tells the unit of its times, if their values do.
 fn table(
     source: &Arc<Source>,
     meta: &dyn Metadata,
     camera: &Camera,
     geometry: Option<Geometry>,
     options: &OpenOptions,
-) -> Result<ArrayTable> {
+) -> Result<(ArrayTable, Option<&'static str>)> {
     let mut notes = Problems::default();
     if let Some(missing) = meta.announced_len().checked_sub(source.len()).filter(|missing| *missing > 0) {
         notes.add(ProblemCode::Truncated, 1, missing, source.len(), || format!("the last {missing} bytes of the file are missing"));
     }
-    let parts = match &camera.place {
+    let mut stored: Vec<(Dataset, Vec<Wanted>)> = Vec::new();
+    match &camera.place {
         Place::Separate(columns) => {
-            let mut parts = Vec::new();
             for (column, path) in columns {
                 let dataset = meta.dataset(path)?;
                 let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(&dataset))?;
-                parts.extend(self::parts(&dataset, &[Wanted { column: *column, cell, offset: 0, at: 0 }], &mut notes)?);
+                stored.push((dataset, vec![Wanted { column: *column, cell, offset: 0, at: 0 }]));
             }
-            parts
         }
         Place::Records(path) => {
             let dataset = meta.dataset(path)?;
-            parts(&dataset, &fields(&dataset)?, &mut notes)?
+            let wanted = fields(&dataset)?;
+            stored.push((dataset, wanted));
         }
         Place::Table(path) => {
             let dataset = meta.dataset(path)?;
             let cell = cell(&dataset.dtype).ok_or_else(|| not_numbers(&dataset))?;
-            let order = order(source, &dataset, cell)?;
-            let wanted: Vec<_> = order
-                .into_iter()
-                .enumerate()
-                .map(|(at, column)| Wanted { column, cell, offset: at * cell.number.bytes(), at: at as u64 })
-                .collect();
-            parts(&dataset, &wanted, &mut notes)?
+            let order = order(source, &dataset, cell)?.into_iter().enumerate();
+            if layout::is_on_its_side(&dataset) {
+                for (at, column) in order {
+                    stored.push((row(&dataset, at as u64)?, vec![Wanted { column, cell, offset: 0, at: 0 }]));
+                }
+            } else {
+                let wanted = |(at, column): (usize, Column)| Wanted { column, cell, offset: at * cell.number.bytes(), at: at as u64 };
+                stored.push((dataset, order.map(wanted).collect()));
+            }
         }
         Place::Packets(path) => {
             // These have a reader of their own.
             return Err(bad_shape(&meta.dataset(path)?));
         }
-    };
+    }
+    let mut parts = Vec::new();
+    for (dataset, wanted) in &stored {
+        parts.extend(self::parts(dataset, wanted, &mut notes)?);
+    }
     let rows: Vec<u64> = parts.iter().map(|part| part.rows).collect();
     if let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max())
         && least != most
@@ -162,11 +169,23 @@ fn table(
         let longest = parts.iter().max_by_key(|part| part.rows).map_or("", |part| part.name.as_str());
         notes.add(ProblemCode::LengthMismatch, most - least, 0, 0, || format!("`{longest}` has {most} rows, another column {least}"));
     }
-    let times = parts.iter().flat_map(|part| &part.fields).find(|field| field.column == Column::Timestamp);
-    let is_float = times.is_some_and(|field| field.cell.number.is_float());
-    let unit = options.time_unit.or(camera.unit).unwrap_or(if is_float { TimeUnit::Seconds } else { TimeUnit::Microseconds });
+    let times = stored.iter().find_map(|(dataset, wanted)| {
+        let times = wanted.iter().find(|wanted| wanted.column == Column::Timestamp)?;
+        Some((dataset, *times))
+    });
+    let (unit, why) = match (options.time_unit.or(camera.unit), times) {
+        (Some(unit), _) => (unit, None),
+        (None, Some((dataset, times))) => {
+            let least = rows.iter().copied().min().unwrap_or(0);
+            array::tell_unit(times.cell.number, least, |unit| {
+                array::sample(source, self::parts(dataset, &[times], &mut Problems::default())?, SAMPLE, unit)
+            })?
+        }
+        (None, None) => (TimeUnit::Microseconds, None),
+    };
     let stored_offset = match &camera.offset {
-        Some(path) => numbers(source, &meta.dataset(path)?)?.first().copied().unwrap_or(0),
+        Some(Offset::Dataset(path)) => numbers(source, &meta.dataset(path)?)?.first().copied().unwrap_or(0),
+        Some(Offset::Value(value)) => *value,
         None => 0,
     };
     let offset_us = options.time_offset_us.unwrap_or(stored_offset);
@@ -197,7 +216,7 @@ fn table(
         table.triggers =
             Some(Box::new(Triggers { source: Arc::clone(source), dataset: meta.dataset(path)?, time: Time { unit, offset_us } }));
     }
-    Ok(table)
+    Ok((table, why))
 }
 
 /// The external triggers of a Prophesee file.
@@ -389,6 +408,41 @@ fn parts(dataset: &Dataset, wanted: &[Wanted], notes: &mut Problems) -> Result<V
     Ok(parts)
 }
 
+/// A row of a data set of two dimensions, as a data set of its own.
+fn row(dataset: &Dataset, at: u64) -> Result<Dataset> {
+    let [_, columns] = *dataset.shape.as_slice() else { return Err(bad_shape(dataset)) };
+    let bytes = columns.saturating_mul(dataset.dtype.bytes() as u64);
+    let start = bytes.saturating_mul(at);
+    let storage = match &dataset.storage {
+        meta::Storage::Absent => meta::Storage::Absent,
+        meta::Storage::Compact(stored) => {
+            let from = usize::try_from(start).unwrap_or(usize::MAX);
+            let stored = stored.get(from..).unwrap_or_default();
+            meta::Storage::Compact(stored.iter().take(usize::try_from(bytes).unwrap_or(usize::MAX)).copied().collect())
+        }
+        meta::Storage::Contiguous { address, bytes: stored } => {
+            meta::Storage::Contiguous { address: address.saturating_add(start), bytes: stored.saturating_sub(start).min(bytes) }
+        }
+        meta::Storage::Chunked(chunks) => {
+            let ([1, width], [_, across]) = (chunks.shape.as_slice(), chunks.grid.as_slice()) else {
+                return Err(bad_shape(dataset).hint("`h5repack -l CHUNK=1x65536 IN OUT` writes it with chunks of one row, which are read"));
+            };
+            let own = |chunk: &meta::Chunk| {
+                let index = chunk.index.checked_sub(at.saturating_mul(*across)).filter(|index| index < across)?;
+                Some(meta::Chunk { index, ..*chunk })
+            };
+            meta::Storage::Chunked(meta::Chunks {
+                shape: vec![*width],
+                grid: vec![*across],
+                list: chunks.list.iter().filter_map(own).collect(),
+                ..*chunks
+            })
+        }
+    };
+    let Dataset { path, dtype, filters, fill, .. } = dataset;
+    Ok(Dataset { path: path.clone(), shape: vec![columns], dtype: dtype.clone(), filters: filters.clone(), storage, fill: fill.clone() })
+}
+
 /// The rows that are there of those that the shape claims.
 fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) -> u64 {
     if stored < rows {
@@ -401,8 +455,14 @@ fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) 
 fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column; 4]> {
     let unit = if cell.number.is_float() { TimeUnit::Seconds } else { TimeUnit::Microseconds };
     let sampled = |at: usize| -> Result<Vec<i64>> {
-        let wanted = [Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 }];
-        array::sample(source, parts(dataset, &wanted, &mut Problems::default())?, SAMPLE, unit)
+        let mut wanted = Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 };
+        let found = if layout::is_on_its_side(dataset) {
+            (wanted.offset, wanted.at) = (0, 0);
+            parts(&row(dataset, at as u64)?, &[wanted], &mut Problems::default())?
+        } else {
+            parts(dataset, &[wanted], &mut Problems::default())?
+        };
+        array::sample(source, found, SAMPLE, unit)
     };
     let sampled = [sampled(0)?, sampled(1)?, sampled(2)?, sampled(3)?];
     let told = order::tell(sampled.each_ref().map(|values| order::Sample { values, one: array::sampled_one(cell.number) }));
@@ -446,6 +506,10 @@ fn paths(place: &Place) -> Vec<&str> {
 fn rows_of(meta: &dyn Metadata, place: &Place) -> Option<u64> {
     match place {
         Place::Packets(_) => None,
+        Place::Table(path) => {
+            let dataset = meta.dataset(path).ok()?;
+            dataset.shape.get(usize::from(layout::is_on_its_side(&dataset))).copied()
+        }
         _ => paths(place).into_iter().filter_map(|path| meta.dataset(path).ok()?.shape.iter().copied().max()).min(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::message::{Kind, Serial};
 use crate::error::Result;
-use crate::format::codec::{self, Codec, LARGEST};
+use crate::format::codec::{self, Codec, LARGEST, ZSTD_MAGIC};
 use crate::problem::{ProblemCode, Problems};
 use crate::source::{Buffer, Source};
 
@@ -20,6 +20,10 @@ const STEP: usize = 256;
 const LONGEST_STEP: usize = 64 << 10;
 /// Bytes of a buffer that a thread keeps.
 const KEEP: usize = 16 << 20;
+/// Most bytes that the messages of a block may become, or this many times its share of the file: pages that several rows
+/// claim, and messages that decompress to much more than they are, must not fill the memory.
+const MOST: u64 = 128 << 20;
+const SHARES: u64 = 4;
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +108,41 @@ pub(crate) struct Message<'a> {
     pub(crate) offset: u64,
     /// Whether the data stands in the file as it is, so that offsets in it are offsets in the file.
     pub(crate) plain: bool,
+}
+
+/// Takes messages of ROS 2 out of the Zstandard frames that bags put them in one by one, within the bounds of a block.
+#[derive(Debug)]
+pub(super) struct Unpacker {
+    out: Vec<u8>,
+    /// Bytes that the messages may still have.
+    left: usize,
+}
+
+impl Unpacker {
+    pub(super) fn new(block: &Block) -> Self {
+        let left = usize::try_from(block.bytes.saturating_mul(SHARES).max(MOST)).unwrap_or(usize::MAX);
+        Self { out: Vec::new(), left }
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The message as it was before it was compressed. CDR starts with a byte that is 0, which no frame does.
+    pub(super) fn message<'a>(&'a mut self, message: Message<'a>) -> Message<'a> {
+        let mut message = message;
+        if message.data.starts_with(&ZSTD_MAGIC) {
+            let size = codec::zstd_size(message.data).unwrap_or(message.data.len().saturating_mul(64)).min(self.left);
+            if self.out.len() < size {
+                self.out = vec![0; size];
+            }
+            let written = codec::decompress(Codec::Zstd, message.data, self.out.get_mut(..size).unwrap_or_default());
+            message.data = self.out.get(..written).unwrap_or_default();
+            message.plain = false;
+        }
+        self.left = self.left.saturating_sub(message.data.len());
+        message
+    }
 }
 
 /// What takes the messages of a block; it says whether it wants more of them.

@@ -7,18 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::{Block, Container, Each, LOOSE, Message, Topic, damaged, topics};
+use super::{Block, Container, Each, LOOSE, Message, Topic, Unpacker, damaged, topics};
 use crate::error::{Error, Result};
-use crate::format::codec::{self, Codec, ZSTD_MAGIC};
 use crate::format::ros::message::{Kind, Serial};
 use crate::format::ros::sqlite::{Database, Entry, Leaf, Leaves, MAGIC, Pages, Row, Value};
 use crate::problem::Problems;
 use crate::source::Source;
 
-/// Most bytes that the messages of a block may become, or this many times its share of the file: pages that several rows
-/// claim, and messages that decompress to much more than they are, must not fill the memory.
-const MOST: u64 = 128 << 20;
-const SHARES: u64 = 4;
 /// Pages of messages up to which they are counted when a file is opened.
 const COUNTED: usize = 4 << 10;
 
@@ -222,20 +217,18 @@ struct Messages<'a> {
     topic: &'a Topic,
     pages: Pages,
     data: Vec<u8>,
-    unpacked: Vec<u8>,
-    /// Bytes that the messages may still have.
-    left: usize,
+    unpacker: Unpacker,
 }
 
 impl Messages<'_> {
     /// Gives the message of a row if it is one of the topic's; whether more are wanted.
     fn give(&mut self, row: &Row<'_>, problems: &mut Problems, each: Each<'_>) -> Result<bool> {
-        let Self { bag, topic, pages, data, unpacked, left } = self;
+        let Self { bag, topic, pages, data, unpacker } = self;
         let id = row.get(bag.columns.topic).and_then(Value::integer);
         if !id.is_some_and(|id| topic.ids.contains(&id.cast_unsigned())) {
             return Ok(true);
         }
-        if row.size() > *left {
+        if row.size() > unpacker.left() {
             damaged(problems, 0, row.offset, "a message that is larger than the file has room for");
             return Ok(true);
         }
@@ -243,17 +236,8 @@ impl Messages<'_> {
         if !bag.database.blob(row, bag.columns.data, pages, data)? {
             damaged(problems, 0, row.offset, "a message whose pages are not all there");
         }
-        let mut message = Message { data, log_ns: bag.time(row), offset: row.offset, plain: false };
-        if data.starts_with(&ZSTD_MAGIC) {
-            let size = codec::zstd_size(data).unwrap_or(data.len().saturating_mul(64)).min(*left);
-            if unpacked.len() < size {
-                *unpacked = vec![0; size];
-            }
-            let written = codec::decompress(Codec::Zstd, data, unpacked.get_mut(..size).unwrap_or_default());
-            message.data = unpacked.get(..written).unwrap_or_default();
-        }
-        *left = left.saturating_sub(message.data.len());
-        Ok(each(message))
+        let message = Message { data, log_ns: bag.time(row), offset: row.offset, plain: false };
+        Ok(each(unpacker.message(message)))
     }
 }
 
@@ -335,8 +319,8 @@ impl Container for Db3 {
     fn visit(&self, block: &Block, topic: &Topic, _: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
         let tree = self.tree()?;
         let range = usize::try_from(block.start).unwrap_or(usize::MAX)..usize::try_from(block.start + block.len).unwrap_or(usize::MAX);
-        let left = usize::try_from(block.bytes.saturating_mul(SHARES).max(MOST)).unwrap_or(usize::MAX);
-        let mut messages = Messages { bag: self, topic, pages: Pages::default(), data: Vec::new(), unpacked: Vec::new(), left };
+        let unpacker = Unpacker::new(block);
+        let mut messages = Messages { bag: self, topic, pages: Pages::default(), data: Vec::new(), unpacker };
         if let Some((keys, _)) = self.order(topic)? {
             let mut leaves = Leaves::default();
             for (_, id) in keys.get(range).unwrap_or_default() {

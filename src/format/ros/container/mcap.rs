@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    Block, Container, Each, Entry, Message, Topic, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack, unpacked,
-    with_buffers,
+    Block, Container, Each, Entry, Message, Topic, Unpacker, Window, add_loose, are_apart, damaged, not_closed, search, topics, unpack,
+    unpacked, with_buffers,
 };
 use crate::error::{Error, Result};
 use crate::format::codec::Codec;
@@ -379,12 +379,15 @@ impl Container for Mcap {
     }
 
     fn visit(&self, block: &Block, topic: &Topic, check: bool, problems: &mut Problems, each: Each<'_>) -> Result<()> {
+        let mut unpacker = Unpacker::new(block);
         open_block(&self.source, block, check, problems, |opcode, content, offset, plain| {
             let message =
                 mcap::Message::parse(content).filter(|message| opcode == op::MESSAGE && topic.ids.contains(&message.channel.into()));
             message.is_none_or(|message| {
                 let offset = if plain { offset + mcap::Message::HEAD as u64 } else { offset };
-                each(Message { data: message.data, log_ns: message.log_ns, offset, plain })
+                let message = Message { data: message.data, log_ns: message.log_ns, offset, plain };
+                // Messages of ROS 1 start with any number.
+                each(if topic.serial == Some(Serial::Cdr) { unpacker.message(message) } else { message })
             })
         })
     }
