@@ -413,9 +413,8 @@ def test_units_of_times_are_told_as_those_of_numpy_are(kind, tmp_path):
     opened = check(stored(path, {**events, "t": events["t"].astype("f8")}, kind), frame(events))
     assert opened.metadata["time_unit"] == "us"
     assert opened.metadata["time_unit_reason"] == "times are floats that are whole numbers"
-    if kind != "table":
-        opened = check(stored(path, {**events, "t": (events["t"] + start).astype("f8")}, kind), frame(events, start))
-        assert opened.metadata["time_unit"] == "us"
+    opened = check(stored(path, {**events, "t": (events["t"] + start).astype("f8")}, kind), frame(events, start))
+    assert opened.metadata["time_unit"] == "us"
     opened = check(stored(path, {**events, "t": events["t"] / 1e6}, kind), frame(events))
     assert (opened.metadata["time_unit"], opened.metadata["time_unit_reason"]) == ("s", "times are floats")
     opened = check(stored(path, {**events, "t": (events["t"] + start) * 1000}, kind), frame(events, start))

@@ -16,7 +16,7 @@ use crate::source::Source;
 use crate::table::TableReader;
 
 use super::array::cell::{Cell, Number, Pixel, Time, Value, Values};
-use super::array::{self, ArrayTable, Field, Lazy, Meaning, Part, Storage, names, order};
+use super::array::{self, ArrayTable, Field, Lazy, Meaning, Part, Storage, names};
 use super::{Confidence, Format, Identity, Opened};
 
 mod header;
@@ -740,18 +740,7 @@ impl Arrays {
         let array = self.array(at)?;
         let (cell, unit) = array.numbers().ok_or_else(|| bad_shape(array))?;
         let pick = |column: Column, at_column: usize| Pick { array: at, column, cell, unit, offset: 0, at: at_column as u64 };
-        let mut one = array::sampled_one(cell.number);
-        let sampled = |unit: TimeUnit| -> Result<Vec<Vec<i64>>> {
-            (0..4).map(|column| self.sample(pick(Column::Timestamp, column), SAMPLE, unit)).collect()
-        };
-        let mut samples = sampled(if one == 1 { TimeUnit::Microseconds } else { TimeUnit::Seconds })?;
-        // Numbers so large that their millionths do not fit.
-        if one != 1 && samples.iter().any(Vec::is_empty) && !samples.iter().all(Vec::is_empty) {
-            one = 1;
-            samples = sampled(TimeUnit::Microseconds)?;
-        }
-        let [a, b, c, d] = samples.as_slice() else { return Err(bad_shape(array)) };
-        let told = order::tell([a, b, c, d].map(|values| order::Sample { values, one }));
+        let told = array::tell_order(cell.number, |column, unit| self.sample(pick(Column::Timestamp, column), SAMPLE, unit))?;
         let columns = told.map_err(|why| {
             Error::format(format!("the columns of `{}` cannot be told: {}", array.name, why.text()))
                 .expecting("one column of growing times and one of two polarities")

@@ -832,6 +832,22 @@ pub(crate) fn sample(source: &Arc<Source>, mut parts: Vec<Part>, rows: u64, unit
     Ok(read(source, parts, meaning, &mut Problems::default())?.timestamp().to_vec())
 }
 
+/// The order of a table's columns, told by their first values, which `sample` gives column by column as [`sample`] does.
+pub(crate) fn tell_order(
+    number: Number,
+    sample: impl Fn(usize, TimeUnit) -> Result<Vec<i64>>,
+) -> Result<Result<[Column; 4], order::Unclear>> {
+    let all = |unit: TimeUnit| Ok::<_, Error>([sample(0, unit)?, sample(1, unit)?, sample(2, unit)?, sample(3, unit)?]);
+    let mut one = sampled_one(number);
+    let mut samples = all(if one == 1 { TimeUnit::Microseconds } else { TimeUnit::Seconds })?;
+    // Numbers so large that their millionths do not fit.
+    if one != 1 && samples.iter().any(Vec::is_empty) && !samples.iter().all(Vec::is_empty) {
+        one = 1;
+        samples = all(TimeUnit::Microseconds)?;
+    }
+    Ok(order::tell(samples.each_ref().map(|values| order::Sample { values, one })))
+}
+
 /// The unit of times where neither their type nor the layout says it, told by the first values, which `sample` gives as
 /// [`sample`] does; and why, unless it is the microseconds of integers.
 pub(crate) fn tell_unit(

@@ -453,8 +453,7 @@ fn stored_rows(dataset: &Dataset, rows: u64, stored: u64, notes: &mut Problems) 
 
 /// The order of a table's columns, told by their values; of its type, where they do not tell.
 fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column; 4]> {
-    let unit = if cell.number.is_float() { TimeUnit::Seconds } else { TimeUnit::Microseconds };
-    let sampled = |at: usize| -> Result<Vec<i64>> {
+    let told = array::tell_order(cell.number, |at, unit| {
         let mut wanted = Wanted { column: Column::Timestamp, cell, offset: at * cell.number.bytes(), at: at as u64 };
         let found = if layout::is_on_its_side(dataset) {
             (wanted.offset, wanted.at) = (0, 0);
@@ -463,9 +462,7 @@ fn order(source: &Arc<Source>, dataset: &Dataset, cell: Cell) -> Result<[Column;
             parts(dataset, &[wanted], &mut Problems::default())?
         };
         array::sample(source, found, SAMPLE, unit)
-    };
-    let sampled = [sampled(0)?, sampled(1)?, sampled(2)?, sampled(3)?];
-    let told = order::tell(sampled.each_ref().map(|values| order::Sample { values, one: array::sampled_one(cell.number) }));
+    })?;
     Ok(told.unwrap_or_else(|_| order::with(if cell.number.is_float() { 2 } else { 0 }, 3)))
 }
 
