@@ -143,9 +143,11 @@ def test_many_words_outside_between_two_time_words(kind, save):
 
 def test_a_pause_between_words_outside(save):
     """Many of them on both sides of a pause of seconds and of a clock that starts again."""
-    words = [time_word("evt2", 1_000), *[cd2(700, 5, 3, 1)] * 500, cd2(1, 2, 3, 1)]
-    words += [time_word("evt2", 2_000_000), *[cd2(5, 700, 3, 1)] * 500, cd2(3, 4, 5, 0)]
-    words += [time_word("evt2", 7), *[cd2(2_047, 700, 3, 1)] * 500, cd2(5, 6, 7, 0)]
+    words = []
+    for start, stray, event in ((1_000, (700, 5), 1), (2_000_000, (5, 700), 3), (7, (2_047, 700), 5)):
+        for high in range(start, start + 6):
+            words += [time_word("evt2", high), *[cd2(*stray, 3, 1)] * 500]
+        words.append(cd2(event, 2, 3, 1))
     opened = evlib.open(save(header("evt2", SENSOR) + pack("evt2", words)))
-    assert rows(opened.read()) == [(1, 2, 64_003, 1), (3, 4, 128_000_005, -1), (5, 6, 455, -1)]
-    assert problem_counts(opened) == {"OUT_OF_BOUNDS": 1_500}
+    assert rows(opened.read()) == [(1, 2, 64_323, 1), (3, 2, 128_000_323, 1), (5, 2, 771, 1)]
+    assert problem_counts(opened) == {"OUT_OF_BOUNDS": 9_000}

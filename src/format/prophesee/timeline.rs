@@ -190,14 +190,19 @@ impl<E: Encoding> Timeline<E> {
         };
         let limit = bytes.len().min(at + LOOK);
         let (mut witnesses, mut foreign, mut words, mut foreign_before) = (0, 0, 0, 0);
+        let (mut gaps, mut starts_with_gap) = (0, false);
         for (position, word) in Words::new(&self.encoding, bytes, at).skip(1).take_while(|(position, _)| *position < limit) {
             debug_assert!(position > at, "words follow each other");
             words += 1;
             foreign += usize::from(self.encoding.is_foreign(word));
             if let Some(value) = self.encoding.time(word) {
                 let clean = foreign == foreign_before && forward::<E>(last, value) < 1 << (E::TIME_BITS - 4);
-                if !follows::<E>(last, value) && !clean {
-                    return Some(false);
+                if !follows::<E>(last, value) {
+                    if !clean {
+                        return Some(false);
+                    }
+                    gaps += 1;
+                    starts_with_gap |= witnesses == 0;
                 }
                 (last, foreign_before) = (value, foreign);
                 witnesses += 1;
@@ -206,7 +211,8 @@ impl<E: Encoding> Timeline<E> {
                 return Some(false);
             }
             if witnesses == E::RUN {
-                return Some(true);
+                // A word that only looks like a time word, before a run that needs none.
+                return Some(!(starts_with_gap && gaps == 1));
             }
         }
         window.reaches(at, self.encoding.word_bytes()).then_some(witnesses > 0)
