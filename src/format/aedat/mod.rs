@@ -280,7 +280,12 @@ fn open_4(source: Source, head: &[u8], options: &OpenOptions, mut identity: Iden
     if !head.starts_with(v4::MAGIC) {
         return Err(Error::format("not a file of AEDAT 4.0").expecting("the line `#!AER-DAT4.0`").but_found(super::looks_like(head)).at(0));
     }
-    let preamble = Preamble::read(&source)?;
+    let mut preamble = Preamble::read(&source)?;
+    let lacks_type = |stream: &Described| stream.kind.is_empty();
+    let has_events = preamble.streams.iter().any(|stream| stream.stream_kind() == StreamKind::Events);
+    if (!has_events || preamble.streams.iter().any(lacks_type)) && V4::discover(&source, &mut preamble)? {
+        identity.reasons.push("streams that the header does not describe, by their packets".to_owned());
+    }
     identity.reasons.push(format!("packets of {} streams, compression {}", preamble.streams.len(), preamble.codec.name()));
     let described = &preamble.streams;
     let names = stream_names(described);
