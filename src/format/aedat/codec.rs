@@ -99,7 +99,7 @@ fn unlz4(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     }
 }
 
-/// Decodes a Zstandard frame into the front of `out`.
+/// Decodes Zstandard frames, one after the other, into the front of `out`; what follows them is padding.
 fn unzstd(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     thread_local!(static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create()));
     let claimed = content_size(Codec::Zstd, bytes).unwrap_or(0);
@@ -113,6 +113,9 @@ fn unzstd(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
             let hint = context.decompress_stream(&mut output, &mut input).ok()?;
             let before = std::mem::replace(&mut written, output.pos());
             if hint == 0 {
+                if bytes.get(input.pos..).is_some_and(|rest| rest.starts_with(&ZSTD_MAGIC)) {
+                    continue;
+                }
                 return Some(written);
             }
             if written == out.len() {
@@ -127,7 +130,19 @@ fn unzstd(bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     })
 }
 
-/// Bytes that a packet says it becomes.
+/// Bytes of the header of a Zstandard frame, and of the checksum after its blocks.
+///
+/// <https://datatracker.ietf.org/doc/html/rfc8878#name-frame-header>
+pub(crate) fn zstd_frame(bytes: &[u8]) -> Option<(u64, u64)> {
+    let flags = *bytes.get(4)?;
+    let single = flags >> 5 & 1;
+    let window = u64::from(1 - single);
+    let dictionary = [0, 1, 2, 4][usize::from(flags & 3)];
+    let content = [u64::from(single), 2, 4, 8][usize::from(flags >> 6)];
+    Some((5 + window + dictionary + content, u64::from(flags & 4)))
+}
+
+/// Bytes that a packet says it becomes; for Zstandard those of its first frame.
 pub(crate) fn content_size(codec: Codec, bytes: &[u8]) -> Option<usize> {
     let size = match codec {
         Codec::None => bytes.len() as u64,
@@ -243,6 +258,17 @@ mod tests {
                 assert_eq!(decode(codec, &packed[..len]), None, "{} {len}", codec.name());
             }
         }
+    }
+
+    #[test]
+    fn frames_follow_each_other() {
+        let bytes = sample(300_000);
+        let mut packed = [zstd(&bytes[..70]), zstd(b""), zstd(&bytes[70..])].concat();
+        assert_eq!(decode(Codec::Zstd, &packed).as_deref(), Some(bytes.as_slice()));
+        packed.extend([0; 9]);
+        assert_eq!(decode(Codec::Zstd, &packed).as_deref(), Some(bytes.as_slice()));
+        packed.truncate(packed.len() - 10);
+        assert_eq!(decode(Codec::Zstd, &packed), None);
     }
 
     #[test]

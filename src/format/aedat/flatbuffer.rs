@@ -117,6 +117,12 @@ impl<'a> Table<'a> {
         Some((rest.get(..len)?, count))
     }
 
+    /// Whether the table does not have field `index`: a field that leads nowhere is damage, one that is missing is not.
+    pub(crate) fn lacks(self, index: usize) -> bool {
+        let entry = 4 + 2 * index;
+        entry + 2 > self.vtable_len || u16_at(self.bytes, self.vtable + entry) == Some(0)
+    }
+
     /// The bytes of a vector or string, all of which are there.
     pub(crate) fn bytes(self, index: usize) -> Option<&'a [u8]> {
         let (start, count) = self.vector(index)?;

@@ -25,13 +25,15 @@ pub(crate) struct Header {
     pub(crate) version: Option<String>,
     /// Lines of the form `key: value`, and the few of the preferences that jAER appends which matter to the data.
     pub(crate) fields: Vec<(String, String)>,
+    /// What a step of the times is, where a line says it.
+    pub(crate) tick: Option<String>,
     /// Byte at which the data start.
     pub(crate) end: u64,
 }
 
 impl Header {
     pub(crate) fn read(source: &Source) -> Result<Self> {
-        let mut header = Self { version: None, fields: Vec::new(), end: 0 };
+        let mut header = Self { version: None, fields: Vec::new(), tick: None, end: 0 };
         let mut bytes: Vec<u8> = Vec::new();
         let (mut at, mut read, mut ended) = (0_usize, 0_usize, false);
         let mut preferences = false;
@@ -73,6 +75,8 @@ impl Header {
                 _ => {
                     if let Some(version) = text.strip_prefix("!AER-DAT") {
                         header.version.get_or_insert_with(|| version.to_owned());
+                    } else if let Some(tick) = text.strip_prefix("Timestamps tick is ") {
+                        header.tick.get_or_insert_with(|| tick.to_owned());
                     } else if let Some(date) = text.strip_prefix("created ") {
                         header.fields.push(("created".to_owned(), date.to_owned()));
                     } else if let Some((key, value)) = text.split_once(':').filter(|(key, _)| key.len() <= 64) {
@@ -149,6 +153,12 @@ pub(crate) enum Layout {
     Davis,
 }
 
+/// Whether the sensor of that name lays out its addresses like neither of these, as v2e does for large ones.
+pub(crate) fn has_other_layout(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["dvs640", "dvs1280"].iter().any(|part| name.contains(part))
+}
+
 /// Layout and size of the sensor of that name.
 pub(crate) fn sensor(name: &str) -> Option<(Layout, Geometry)> {
     const SENSORS: &[(&str, Layout, u32, u32)] = &[
@@ -159,6 +169,8 @@ pub(crate) fn sensor(name: &str) -> Option<(Layout, Geometry)> {
         ("davis240", Layout::Davis, 240, 180),
         ("davis346", Layout::Davis, 346, 260),
         ("davis640", Layout::Davis, 640, 480),
+        ("davisrgb640", Layout::Davis, 640, 480),
+        ("sbret10", Layout::Davis, 240, 180),
     ];
     let name = name.to_ascii_lowercase();
     let (_, layout, width, height) = SENSORS.iter().find(|(part, ..)| name.contains(part))?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Confidence, Format, Identity, Opened};
+use super::{Confidence, Format, Identity, Opened, text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reader::{Reader, SegmentReader};
 use crate::recording::{OpenOptions, Stream, StreamKind};
@@ -20,18 +20,26 @@ mod v3;
 mod v4;
 pub(crate) mod writer;
 
-use header::{Header, Layout, sensor};
+use header::{Header, Layout, has_other_layout, sensor};
 use packets::{PacketReader, Side};
 use records::Records;
 use v3::V3;
 use v4::{Described, Preamble, V4};
+
+/// First line of jAER's files before they had versions.
+const FIRST_COMMENT: &[u8] = b"# This is a raw AE data";
 
 /// Whether a file is AEDAT by its first bytes, or by its name where they can be.
 pub(crate) fn names(head: &[u8], source: &Source) -> bool {
     if head.starts_with(header::MAGIC) {
         return true;
     }
-    source.extension() == "aedat" && (head.first() == Some(&b'#') || looks_like_version_1(head))
+    match source.extension().as_str() {
+        "aedat" => head.first() == Some(&b'#') || looks_like_version_1(head),
+        // Text and Prophesee's files have this name too.
+        "dat" => head.starts_with(FIRST_COMMENT) || (looks_like_version_1(head) && !head.starts_with(b"% ") && !text::is_text(head)),
+        _ => false,
+    }
 }
 
 /// Whether bytes without a header are records of version 1.0: times that go ahead by small steps.
@@ -62,6 +70,12 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
                 (wanted, Confidence::Certain, format!("the caller says {wanted}{}", against.unwrap_or_default()))
             }
             (None, Some(found), _) => (found, Confidence::Certain, format!("first line `#!AER-DAT{}`", version.unwrap_or_default())),
+            (None, None, Some(version)) if version == "4.0" => {
+                return Err(Error::format("the first line is not that of AEDAT 4.0")
+                    .expecting("`#!AER-DAT4.0` and CR LF")
+                    .but_found("another end of the line")
+                    .at(v4::MAGIC.len() as u64 - 2));
+            }
             (None, None, Some(version)) => {
                 return Err(Error::new(ErrorKind::Unsupported, "the header names a version of AEDAT that this library does not read")
                     .expecting("1.0, 2.0, 3.0, 3.1 or 4.0")
@@ -70,7 +84,7 @@ pub(crate) fn open(source: Source, head: &[u8], options: &OpenOptions) -> Result
             (None, None, None) => (
                 Format::Aedat1,
                 Confidence::Guess,
-                "extension `.aedat`, and records without a version line, which is version 1.0".to_owned(),
+                format!("extension `.{}`, and records without a version line, which is version 1.0", source.extension()),
             ),
         }
     };
@@ -92,6 +106,11 @@ fn version(head: &[u8]) -> Option<String> {
 /// Opens version 1.0 or 2.0.
 fn open_records(source: Source, head: &[u8], options: &OpenOptions, mut identity: Identity) -> Result<Opened> {
     let header = Header::read(&source)?;
+    if let Some(tick) = header.tick.as_deref().filter(|tick| !matches!(*tick, "1 us" | "1us")) {
+        return Err(Error::new(ErrorKind::Unsupported, "the times are not in microseconds")
+            .expecting("`Timestamps tick is 1 us`")
+            .but_found(format!("`{tick}`")));
+    }
     let address = if identity.format == Format::Aedat1 { 2 } else { 4 };
     let (layout, sensor) = layout(&source, head, &header, address, options, &mut identity.reasons)?;
     let mut streams = vec![
@@ -103,9 +122,10 @@ fn open_records(source: Source, head: &[u8], options: &OpenOptions, mut identity
         streams.push(Stream::new("imu", StreamKind::Imu, "IMU samples", None));
     }
     options.refuse_streams()?;
-    let records = Records::new(header.end, address, layout, sensor, header.imu_scales());
+    let geometry = options.geometry.unwrap_or(sensor);
+    let records = Records::new(header.end, address, layout, sensor, header.imu_scales()).within(geometry);
     let reader: Arc<dyn Reader> = Arc::new(SegmentReader::new(source, records));
-    Ok(Opened { identity, geometry: Some(sensor), metadata: header.fields, streams, reader })
+    Ok(Opened { identity, geometry: Some(geometry), metadata: header.fields, streams, reader })
 }
 
 /// How addresses are laid out, and the size of the sensor that they count from the far end of.
@@ -120,12 +140,17 @@ fn layout(
     let dvs128 = Geometry::new(128, 128)?;
     if address == 2 {
         reasons.push("addresses of 16 bits: DVS128".to_owned());
-        return Ok((Layout::Dvs128, options.geometry.unwrap_or(dvs128)));
+        return Ok((Layout::Dvs128, dvs128));
     }
     if let Some(chip) = header.get("AEChip") {
         if let Some((layout, geometry)) = sensor(chip) {
             reasons.push(format!("header field `AEChip` is `{chip}`"));
-            return Ok((layout, options.geometry.unwrap_or(geometry)));
+            return Ok((layout, geometry));
+        }
+        if has_other_layout(chip) {
+            return Err(Error::new(ErrorKind::Unsupported, "the header names a sensor whose addresses this library does not read")
+                .expecting("a DVS128 or a DAVIS")
+                .but_found(format!("`{chip}`")));
         }
         let Some(geometry) = options.geometry else {
             return Err(Error::new(ErrorKind::Unsupported, "the header names a sensor whose addresses this library does not know")
@@ -147,7 +172,7 @@ fn layout(
     }
     if sample.as_chunks::<8>().0.iter().all(|record| record.starts_with(&[0, 0])) {
         reasons.push("no `AEChip`, addresses of 16 bits: DVS128".to_owned());
-        return Ok((Layout::Dvs128, options.geometry.unwrap_or(dvs128)));
+        return Ok((Layout::Dvs128, dvs128));
     }
     let Some(geometry) = options.geometry else {
         return Err(Error::format("the header does not name the sensor, from whose far end addresses count")
@@ -255,7 +280,12 @@ fn open_4(source: Source, head: &[u8], options: &OpenOptions, mut identity: Iden
     if !head.starts_with(v4::MAGIC) {
         return Err(Error::format("not a file of AEDAT 4.0").expecting("the line `#!AER-DAT4.0`").but_found(super::looks_like(head)).at(0));
     }
-    let preamble = Preamble::read(&source)?;
+    let mut preamble = Preamble::read(&source)?;
+    let lacks_type = |stream: &Described| stream.kind.is_empty();
+    let has_events = preamble.streams.iter().any(|stream| stream.stream_kind() == StreamKind::Events);
+    if (!has_events || preamble.streams.iter().any(lacks_type)) && V4::discover(&source, &mut preamble)? {
+        identity.reasons.push("streams that the header does not describe, by their packets".to_owned());
+    }
     identity.reasons.push(format!("packets of {} streams, compression {}", preamble.streams.len(), preamble.codec.name()));
     let described = &preamble.streams;
     let names = stream_names(described);

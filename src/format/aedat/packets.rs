@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rayon::ThreadPool;
@@ -137,6 +138,8 @@ struct Packets<C> {
     source: Arc<Source>,
     directory: Directory,
     unit: u64,
+    /// Place of the first packet whose times are not those that the file's own index has, `u64::MAX` if none was seen.
+    lying: AtomicU64,
 }
 
 /// Gives the bytes of a packet to `work`.
@@ -161,11 +164,15 @@ fn with_bytes<R>(source: &Source, place: Place, work: impl FnOnce(&[u8]) -> R) -
 }
 
 impl<C: Container> Packets<C> {
+    /// The number of the block that has `row`.
+    fn first_block(&self, row: u64) -> usize {
+        self.directory.blocks.partition_point(|block| block.first + u64::from(block.rows) <= row)
+    }
+
     /// The blocks that have any of `rows`, with the numbers of those rows within each.
     fn blocks(&self, rows: Range<u64>) -> impl Iterator<Item = (&Block, Range<usize>)> {
-        let blocks = &self.directory.blocks;
-        let start = blocks.partition_point(|block| block.first + u64::from(block.rows) <= rows.start);
-        let some = blocks.get(start..).unwrap_or_default().iter().take_while(move |block| block.first < rows.end);
+        let start = self.first_block(rows.start);
+        let some = self.directory.blocks.get(start..).unwrap_or_default().iter().take_while(move |block| block.first < rows.end);
         some.map(move |block| {
             let from = rows.start.max(block.first) - block.first;
             let to = rows.end.min(block.first + u64::from(block.rows)) - block.first;
@@ -210,8 +217,11 @@ impl<C: Container> Table for Packets<C> {
     fn seek(&self, range: TimeRange) -> Result<Option<Range<u64>>> {
         let Some(times) = &self.directory.times else { return Ok(None) };
         let mut found: Option<Range<u64>> = None;
-        for (block, (first, last)) in self.directory.blocks.iter().zip(times) {
-            if range.intersects(*first, *last) {
+        // The last time is only what the file says, the first one is known. Within a stream times are in order: none is
+        // after the first one of the next packet.
+        let next = times.iter().skip(1).map(|(first, _)| *first).chain(std::iter::once(i64::MAX));
+        for ((block, (first, last)), next) in self.directory.blocks.iter().zip(times).zip(next) {
+            if range.intersects(*first, next.max(*last)) {
                 let end = block.first + u64::from(block.rows);
                 found = Some(found.map_or(block.first, |found| found.start)..end);
             }
@@ -219,8 +229,25 @@ impl<C: Container> Table for Packets<C> {
         Ok(Some(found.unwrap_or(0..0)))
     }
 
+    fn check_times(&self, rows: Range<u64>, times: &[i64]) {
+        let Some(stated) = self.directory.times.as_ref().and_then(|stated| stated.get(self.first_block(rows.start)..)) else { return };
+        let mut rest = times;
+        for ((block, part), (first, last)) in self.blocks(rows).zip(stated) {
+            let Some((own, after)) = rest.split_at_checked(part.len()) else { return };
+            rest = after;
+            if own.iter().fold(false, |outside, t| outside | (t < first) | (t > last)) {
+                self.lying.fetch_min(block.place.offset, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn notes(&self) -> Problems {
-        self.directory.problems.clone()
+        let mut notes = self.directory.problems.clone();
+        let lying = self.lying.load(Ordering::Relaxed);
+        if lying != u64::MAX {
+            notes.add(ProblemCode::IndexMismatch, 1, 0, lying, || format!("other times in the packet at byte {lying}"));
+        }
+        notes
     }
 }
 
@@ -261,7 +288,13 @@ impl<C: Container> PacketReader<C> {
         let places = std::mem::take(&mut directory.sides);
         let _already_there = self.places.set(places);
         let unit = directory.blocks.iter().map(|block| u64::from(block.rows)).fold(UNIT, u64::max);
-        let packets = Packets { container: Arc::clone(&self.container), source: Arc::clone(&self.source), directory, unit };
+        let packets = Packets {
+            container: Arc::clone(&self.container),
+            source: Arc::clone(&self.source),
+            directory,
+            unit,
+            lying: AtomicU64::new(u64::MAX),
+        };
         Ok(self.table.get_or_init(|| Arc::new(TableReader::new(packets))))
     }
 

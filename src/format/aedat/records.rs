@@ -155,13 +155,21 @@ pub(crate) struct Records {
     layout: Layout,
     /// Size of the sensor, from the far end of which addresses count.
     sensor: Geometry,
+    /// Columns and rows of the sensor that are not wanted: they are those of the lowest addresses.
+    unwanted: (u16, u16),
     /// Units of the IMU's values in a g and in a degree a second.
     imu: (f32, f32),
 }
 
 impl Records {
     pub(crate) fn new(payload: u64, address: usize, layout: Layout, sensor: Geometry, imu: (f32, f32)) -> Self {
-        Self { payload, address: if address == 2 { 2 } else { 4 }, layout, sensor, imu }
+        Self { payload, address: if address == 2 { 2 } else { 4 }, layout, sensor, unwanted: (0, 0), imu }
+    }
+
+    /// Leaves out events outside the first columns and rows of the sensor.
+    pub(crate) fn within(self, wanted: Geometry) -> Self {
+        let (width, height) = (self.sensor.width(), self.sensor.height());
+        Self { unwanted: (width.saturating_sub(wanted.width()), height.saturating_sub(wanted.height())), ..self }
     }
 
     /// Bytes of a record.
@@ -216,9 +224,16 @@ impl Records {
         }
     }
 
-    /// The pixel in the order of tables; `None` outside the sensor.
+    /// The pixel in the order of tables; `None` outside what is wanted of the sensor.
     #[inline(always)]
     fn pixel(&self, x: u16, y: u16) -> Option<(u16, u16)> {
+        let (left, top) = self.unwanted;
+        self.on_sensor(x, y).filter(|_| x >= left && y >= top)
+    }
+
+    /// The pixel in the order of tables; `None` outside the sensor.
+    #[inline(always)]
+    fn on_sensor(&self, x: u16, y: u16) -> Option<(u16, u16)> {
         let (width, height) = (self.sensor.width(), self.sensor.height());
         (x < width && y < height).then(|| (width - 1 - x.min(width - 1), height - 1 - y.min(height - 1)))
     }
@@ -232,14 +247,15 @@ impl Records {
         }
     }
 
-    /// Which records of a block are events, and which of those are outside the sensor.
+    /// Which records of a block are events, and which of those are outside what is wanted of the sensor.
     #[inline(always)]
     fn judge<const DAVIS: bool>(&self, block: &Block) -> ([u8; BLOCK], u8) {
         let (width, height) = (self.sensor.width(), self.sensor.height());
+        let (left, top) = self.unwanted;
         let (mut inside, mut outside) = ([0; BLOCK], 0);
         for i in 0..BLOCK {
             let (is_event, x, y, _) = if DAVIS { davis(block.addresses[i]) } else { dvs128(block.addresses[i]) };
-            inside[i] = u8::from(is_event & (x < width) & (y < height));
+            inside[i] = u8::from(is_event & (x >= left) & (x < width) & (y >= top) & (y < height));
             outside |= u8::from(is_event) & !inside[i];
         }
         (inside, outside)
@@ -340,8 +356,9 @@ impl RecordKernel for Survey<'_> {
                 match records.event(address) {
                     Some((x, y, _)) if records.pixel(x, y).is_some() => found.events += 1,
                     Some(_) => {
-                        let sensor = records.sensor;
-                        problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {sensor} at byte {offset}"));
+                        let (left, top) = records.unwanted;
+                        let (width, height) = (records.sensor.width() - left, records.sensor.height() - top);
+                        problems.add(ProblemCode::OutOfBounds, 1, 0, offset, || format!("1 outside {width}x{height} at byte {offset}"));
                     }
                     None => found.triggers += u64::from(records.word(address) == Word::External),
                 }
@@ -576,7 +593,7 @@ impl Segmented for Records {
     }
 
     fn key(&self) -> String {
-        format!("aedat {} {:?} {}", self.address, self.layout, self.sensor)
+        format!("aedat {} {:?} {} {:?}", self.address, self.layout, self.sensor, self.unwanted)
     }
 
     fn pack(clock: &Clock) -> [u64; 2] {
@@ -837,7 +854,7 @@ impl Iterator for FrameBatches {
             let records = self.walk.records.clone();
             let more = self.walk.next(|now, word| {
                 if let Word::Pixel(x, y, signal, value) = word
-                    && let Some((x, y)) = records.pixel(x, y)
+                    && let Some((x, y)) = records.on_sensor(x, y)
                     && let Some(frame) = frames.push(now, x, y, signal, value)
                 {
                     *bytes += frame.pixels.len();

@@ -197,8 +197,8 @@ impl Container for V3 {
                     at = next;
                     continue;
                 }
-                directory.truncated(at, left);
                 records = ((left - HEADER as u64) / u64::from(head.size)) as u32;
+                directory.truncated(at, left - head.len(records));
                 len = left;
             } else if head.capacity > head.number && len < left && Head::read(window.at(at + len, HEADER)?).is_none() {
                 // Room that is not used may have been written too.
@@ -207,7 +207,17 @@ impl Container for V3 {
                     len = full;
                 }
             }
-            let camera = self.cameras.iter().position(|camera| *camera == head.source).unwrap_or(0);
+            let known = matches!(head.kind, POLARITY | SPECIAL | FRAMES | IMU6 | IMU9);
+            let camera = match self.cameras.iter().position(|camera| *camera == head.source) {
+                Some(camera) => camera,
+                // Where the header names one camera, or none, every packet is of that.
+                None if self.cameras.is_empty() || !known => 0,
+                None => {
+                    directory.damaged(at, len, "packet of a source that the header does not name");
+                    at += len;
+                    continue;
+                }
+            };
             // A packet longer than 4 GiB cannot be addressed: its records that can be are.
             let place = Place { offset: at, len: head.len(records).min(u64::from(u32::MAX)) as u32 };
             let wanted = self.camera.is_none_or(|camera| camera == head.source);

@@ -9,6 +9,7 @@
 //!
 //! <https://docs.inivation.com/software/software-advanced-usage/file-formats/aedat-4.0.html>
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -44,9 +45,11 @@ const PROLOGUE: usize = 28;
 const TABLES: usize = 4;
 /// Bytes searched at a time for the next packet.
 const SEARCH: usize = 1 << 20;
+/// Most streams that packets alone tell of.
+const DISCOVERED: usize = 256;
 
 /// A stream that the header describes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Described {
     pub(crate) id: i32,
     /// Name of the output that it records, of the module that made it, and of the camera.
@@ -145,15 +148,20 @@ impl Preamble {
     }
 }
 
+/// What a stream or packet of that type holds.
+fn kind_of(letters: &[u8]) -> StreamKind {
+    match letters {
+        b"EVTS" => StreamKind::Events,
+        b"FRME" => StreamKind::Frames,
+        b"IMUS" => StreamKind::Imu,
+        b"TRIG" => StreamKind::Triggers,
+        _ => StreamKind::Other,
+    }
+}
+
 impl Described {
     pub(crate) fn stream_kind(&self) -> StreamKind {
-        match self.kind.as_str() {
-            "EVTS" => StreamKind::Events,
-            "FRME" => StreamKind::Frames,
-            "IMUS" => StreamKind::Imu,
-            "TRIG" => StreamKind::Triggers,
-            _ => StreamKind::Other,
-        }
+        kind_of(self.kind.as_bytes())
     }
 
     /// Whether jAER wrote it, whose rows count from the bottom and whose times wrap.
@@ -272,7 +280,8 @@ impl V4 {
         let most = size.saturating_mul(PLAUSIBLE);
         let (count, first) = if self.codec == Codec::Zstd {
             let content = codec::content_size(self.codec, head)?;
-            ((content <= most).then_some(content.saturating_sub(PROLOGUE) / EVENT)?, None)
+            let rows = content.saturating_sub(PROLOGUE) / EVENT;
+            ((rows > 0 && content <= most).then_some(rows)?, None)
         } else {
             let start = codec::peek(self.codec, head, COUNT_WITHIN);
             let (at, count) = Buffer::new(&start).root()?.vector(0)?;
@@ -281,13 +290,96 @@ impl V4 {
         (count.checked_mul(EVENT)? <= most).then_some((count, first))
     }
 
+    /// The four letters that say what a packet holds; `None` where it is damaged.
+    fn letters(&self, source: &Source, place: Place) -> Result<Option<[u8; 4]>> {
+        let whole = self.codec == Codec::Zstd;
+        let mut packet = vec![0; if whole { place.len as usize } else { (place.len as usize).min(8 + PEEK) }];
+        source.read_exact_at(&mut packet, place.offset)?;
+        let payload = packet.get(8..).unwrap_or_default();
+        Ok(if whole {
+            codec::with_decoded(self.codec, payload, |bytes| Buffer::new(bytes).identifier()).flatten()
+        } else {
+            Buffer::new(&codec::peek(self.codec, payload, COUNT_WITHIN)).identifier()
+        })
+    }
+
+    /// Adds the streams that the header does not describe, or not what they hold, to those that it does: every packet
+    /// says itself what it holds. Whether there are any.
+    pub(crate) fn discover(source: &Source, preamble: &mut Preamble) -> Result<bool> {
+        let packets = Self {
+            codec: preamble.codec,
+            start: preamble.start,
+            table: preamble.table,
+            streams: preamble.streams.iter().filter(|stream| !stream.kind.is_empty()).map(|stream| stream.id).collect(),
+            events: None,
+            width: 0,
+            height: 0,
+            flip: None,
+            wraps: false,
+        };
+        let mut window = Window::new(source);
+        let (mut at, end) = (packets.start, source.len());
+        let mut found: BTreeMap<i32, String> = BTreeMap::new();
+        while at < end {
+            let head = window.at(at, 8 + PEEK)?;
+            let id = i32_at(head, 0).unwrap_or(-1);
+            let size = match packets.look(head, end - at) {
+                Found::Packet(_, size) => size,
+                Found::Foreign(size) => {
+                    let place = Place { offset: at, len: size.saturating_add(8) };
+                    if found.len() < DISCOVERED
+                        && !found.contains_key(&id)
+                        && let Some(letters) = packets.letters(source, place)?
+                        && letters.iter().all(u8::is_ascii_alphanumeric)
+                    {
+                        found.insert(id, String::from_utf8_lossy(&letters).into_owned());
+                    }
+                    size
+                }
+                Found::Nothing => {
+                    let Some(next) = packets.search(&mut window, at + 1, end)? else { break };
+                    at = next;
+                    continue;
+                }
+            };
+            at += 8 + u64::from(size);
+        }
+        let any = !found.is_empty();
+        for (id, kind) in found {
+            match preamble.streams.iter_mut().find(|stream| stream.id == id) {
+                Some(stream) => stream.kind = kind,
+                None => preamble.streams.push(Described { id, kind, ..Described::default() }),
+            }
+        }
+        Ok(any)
+    }
+
+    /// Whether the payload of `size` bytes at `start` is one Zstandard frame, by the headers of its blocks; `frame` are
+    /// the bytes before and after these. Of several frames only the first says what it becomes.
+    fn is_one_frame(window: &mut Window<'_>, frame: Option<(u64, u64)>, start: u64, size: u32) -> Result<bool> {
+        let Some((mut at, checksum)) = frame else { return Ok(false) };
+        while at < u64::from(size) {
+            let Some([a, b, c]) = window.at(start + at, 3)?.first_chunk::<3>() else { break };
+            let block = u32::from_le_bytes([*a, *b, *c, 0]);
+            // One byte repeated, or as many bytes as it says.
+            at += 3 + if block >> 1 & 3 == 1 { 1 } else { u64::from(block >> 3) };
+            if block & 1 == 1 {
+                return Ok(at + checksum == u64::from(size));
+            }
+        }
+        Ok(false)
+    }
+
     /// The events of a decompressed packet, and how many it claims to have.
     fn events(bytes: &[u8]) -> Option<(&[[u8; EVENT]], usize)> {
-        let buffer = Buffer::new(bytes);
-        let root = buffer.root().filter(|_| buffer.identifier() == Some(*b"EVTS"))?;
-        // A packet without events may have no vector.
-        let (elements, count) = root.elements(0, EVENT).unwrap_or((&[], 0));
-        Some((elements.as_chunks().0, count))
+        // What follows the buffer is padding.
+        let bytes = bytes.get(..(u32_at(bytes, 0)? as usize).saturating_add(4)).unwrap_or(bytes);
+        let root = root(bytes, *b"EVTS")?;
+        match root.elements(0, EVENT) {
+            Some((elements, count)) => Some((elements.as_chunks().0, count)),
+            // A packet without events may have no vector.
+            None => root.lacks(0).then_some((&[], 0)),
+        }
     }
 
     /// Gives the events of a packet to `work`; `None` where it is damaged.
@@ -396,6 +488,8 @@ impl Container for V4 {
         let lying = self.table.is_some() && table.is_none();
         // Where packets of events are, how many rows they have, and their first time.
         let mut blocks: Vec<(Place, Option<usize>, Option<i64>)> = Vec::new();
+        // Packets of streams that the header does not describe.
+        let mut foreign: Vec<Place> = Vec::new();
         let mut tables_looked_for = 0;
         while at < end {
             let left = end - at;
@@ -403,6 +497,7 @@ impl Container for V4 {
             let (position, size) = match self.look(head, left) {
                 Found::Packet(position, size) => (position, size),
                 Found::Foreign(size) => {
+                    foreign.push(Place { offset: at, len: size.saturating_add(8) });
                     at += 8 + u64::from(size);
                     continue;
                 }
@@ -431,18 +526,32 @@ impl Container for V4 {
             if Some(position) == self.events {
                 let payload = head.get(8..).unwrap_or_default();
                 let payload = payload.get(..size as usize).unwrap_or(payload);
-                let (rows, first) = self.claim(payload, size as usize).unzip();
+                let (mut rows, first) = self.claim(payload, size as usize).unzip();
+                if self.codec == Codec::Zstd && rows.is_some() {
+                    let frame = codec::zstd_frame(payload);
+                    if !Self::is_one_frame(&mut window, frame, at + 8, size)? {
+                        rows = None;
+                    }
+                }
                 blocks.push((place, rows, first.flatten()));
             } else {
                 directory.sides.push((position as u16, place));
             }
             at += 8 + u64::from(size);
         }
+        let letters: Vec<_> = foreign.par_iter().map(|place| self.letters(source, *place)).collect::<Result<_>>()?;
+        for (place, letters) in foreign.iter().zip(letters) {
+            // Other types are no loss: they are not read where the header describes them either.
+            if letters.is_none_or(|letters| kind_of(&letters) != StreamKind::Other) {
+                directory.damaged(place.offset, place.len.into(), "packet of a stream that the header does not describe");
+            }
+        }
         // Those that have to be decompressed to know.
         blocks.par_iter_mut().filter(|(_, rows, _)| rows.is_none()).try_for_each(|(place, rows, _)| {
             let mut packet = vec![0; place.len as usize];
             source.read_exact_at(&mut packet, place.offset)?;
-            *rows = self.with_events(&packet, |events, _| events.len());
+            let count = |events: &[[u8; EVENT]], claimed: usize| (claimed == 0 || !events.is_empty()).then_some(events.len());
+            *rows = self.with_events(&packet, count).flatten();
             Ok::<_, Error>(())
         })?;
         let mut first_times = Vec::new();
@@ -471,7 +580,7 @@ impl Container for V4 {
     }
 
     fn fill(&self, block: &Block, packet: &[u8], rows: Range<usize>, columns: Columns, check: Columns, out: &mut Slots<'_>) -> bool {
-        self.with_events(packet, |all, _| {
+        self.with_events(packet, |all, claimed| {
             // A packet may hold fewer events than its start claims: `judge` keeps those that there are.
             let Some(events) = all.get(rows.start..rows.end.min(all.len())) else { return false };
             let bounds = check.contains(Column::X) || check.contains(Column::Y);
@@ -484,7 +593,8 @@ impl Container for V4 {
                     *slot = t;
                 }
             }
-            inside && events.len() == rows.len()
+            // Nor may it hold more: those would be lost without a word.
+            inside && events.len() == rows.len() && (claimed..=block.rows as usize).contains(&all.len())
         })
         .unwrap_or(false)
     }
@@ -506,8 +616,8 @@ impl Container for V4 {
                     });
                 }
             }
-            if start == 0 && events.len() < claimed {
-                damaged(problems, offset, packet.len() as u64, "events that are not all there");
+            if start == 0 && !(claimed..=block.rows as usize).contains(&events.len()) {
+                damaged(problems, offset, packet.len() as u64, "events that are not as many as the packet says");
             }
         });
         if judged.is_none() {

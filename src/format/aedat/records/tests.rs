@@ -20,6 +20,7 @@ fn plain(records: &Records, bytes: &[u8]) -> Plain {
     let mut found = Plain { cut: !bytes.len().is_multiple_of(size), ..Plain::default() };
     let mut last: Option<i64> = None;
     let (width, height) = (i64::from(records.sensor.width()), i64::from(records.sensor.height()));
+    let (left, top) = (i64::from(records.unwanted.0), i64::from(records.unwanted.1));
     for record in bytes.chunks_exact(size) {
         let number = |bytes: &[u8]| bytes.iter().fold(0_i64, |number, byte| number << 8 | i64::from(*byte));
         let (address, stored) = (number(&record[..size - 4]), number(&record[size - 4..]));
@@ -44,7 +45,7 @@ fn plain(records: &Records, bytes: &[u8]) -> Plain {
         };
         if external {
             found.external += 1;
-        } else if !other && x < width && y < height {
+        } else if !other && (left..width).contains(&x) && (top..height).contains(&y) {
             found.rows.push(((width - 1 - x) as i16, (height - 1 - y) as i16, t, if on { 1 } else { -1 }));
         } else {
             found.outside += u64::from(!other);
@@ -67,12 +68,13 @@ fn agree(records: &Records, bytes: &[u8], random: &mut Random, largest: u64) {
 }
 
 /// Files of every kind.
-fn kinds() -> [Records; 4] {
+fn kinds() -> [Records; 5] {
     let size = |width, height| Geometry::new(width, height).unwrap();
     [
         Records::new(0, 2, Layout::Dvs128, size(128, 128), (1.0, 1.0)),
         Records::new(17, 4, Layout::Dvs128, size(100, 90), (1.0, 1.0)),
         Records::new(3, 4, Layout::Davis, size(240, 180), (1.0, 1.0)),
+        Records::new(3, 4, Layout::Davis, size(240, 180), (1.0, 1.0)).within(size(200, 500)),
         Records::new(3, 4, Layout::Davis, size(1023, 511), (1.0, 1.0)),
     ]
 }
