@@ -269,7 +269,7 @@ fn version_1_may_be_called_dat() {
     }
     // DAT without a header, and text.
     let dat: Vec<u8> =
-        (0..400_u32).flat_map(|row| [(row * 100).to_le_bytes(), (row % 240 << 14 | row % 304).to_le_bytes()].concat()).collect();
+        (0..400_u32).flat_map(|row| [(row * 100).to_le_bytes(), (((row % 240) << 14) | (row % 304)).to_le_bytes()].concat()).collect();
     assert_eq!(Temporary::named(&dat, "dat").open().expect("DAT").format(), Format::Dat);
     let text = (0..200).map(|row| format!("{} {} 1 1\n", 1000 + row, row % 7)).collect::<Vec<_>>().concat();
     for text in [text.clone(), format!("# t x y p\n{text}")] {
