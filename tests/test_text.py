@@ -264,7 +264,7 @@ def test_hints_for_text_are_about_text(save):
             evlib.open(save(content, ".csv"))
         assert "evt3" not in str(caught.value)
     with pytest.raises(evlib.FormatError, match="evt3"):
-        evlib.open(save(b"0.1 1 2 1\n" + bytes(10), ".csv"))
+        evlib.open(save(b"0.1 1 2 1\n" + bytes(10), ".raw"))
     with pytest.raises(evlib.FormatError, match="carriage returns alone"):
         evlib.open(save(make(9000).replace("\n", "\r").encode(), ".txt"))
 

@@ -203,6 +203,16 @@ impl Encoding for Evt3 {
         matches!(word >> 12, 0x9 | 0xB | 0xC)
     }
 
+    fn is_rare(&self, word: u64) -> bool {
+        let word = word as u16;
+        match word >> 12 {
+            // Rows of a second camera.
+            ADDR_Y => word & 0xFFF >= self.limits.height,
+            EM_ADDR_Y | 0xD => true,
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     fn walk<S: Sink>(&self, state: &mut State, bytes: &[u8], sink: &mut S) -> usize {
         for (index, word) in bytes.as_chunks::<2>().0.iter().enumerate() {

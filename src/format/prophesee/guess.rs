@@ -8,7 +8,7 @@ use super::evt21::Evt21;
 use super::word::{Encoding, Limits, Words, near};
 use crate::format::Format;
 
-/// Words that fit, for an encoding to be possible: all but one in this many.
+/// Words that fit and are not rare, for an encoding to be possible: all but one in this many.
 const FOREIGN: usize = 100;
 /// Time words that are not near the one before, for an encoding to be possible: at most one in this many.
 const JUMPS: usize = 20;
@@ -19,7 +19,7 @@ fn fit<E: Encoding>(encoding: &E, payload: &[u8]) -> Option<f64> {
     let mut last = None;
     for (_, word) in Words::new(encoding, payload, 0) {
         words += 1;
-        foreign += usize::from(encoding.is_foreign(word));
+        foreign += usize::from(encoding.is_foreign(word) || encoding.is_rare(word));
         if let Some(value) = encoding.time(word) {
             times += 1;
             jumps += usize::from(last.is_some_and(|last| !near::<E>(last, value)));

@@ -79,15 +79,16 @@ pub(crate) fn identify(head: &[u8], extension: &str, len: u64, wanted: Option<Fo
                 } else {
                     error.expecting("Prophesee RAW or DAT").but_found("a header that names no encoding, and a payload that fits none")
                 };
+                if header.fields.is_empty() && !head.is_empty() && text::is_text(head) {
+                    return Err(error.hint(
+                        "for text with an event a line pass `format=\"text\"`, and `text_columns` where it does not name its columns",
+                    ));
+                }
                 // Nobody names a RAW payload otherwise.
                 if head.is_empty() || !matches!(extension, "raw" | "dat" | "bin" | "") {
                     return Err(error);
                 }
-                return Err(error.hint(if header.fields.is_empty() && text::is_text(head) {
-                    "for text with an event a line pass `format=\"text\"`, and `text_columns` where it does not name its columns"
-                } else {
-                    "for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"
-                }));
+                return Err(error.hint("for a RAW payload without a header pass `format=\"evt2\"`, `\"evt21\"`, `\"evt3\"` or `\"evt4\"`"));
             };
             (format, Confidence::Guess)
         }

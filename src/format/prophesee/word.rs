@@ -285,6 +285,11 @@ pub(crate) trait Encoding: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Whether hardly any recording has this word, which speaks against guessing the encoding.
+    fn is_rare(&self, _word: u64) -> bool {
+        false
+    }
+
     /// Bytes from this word to the next one that has a type.
     fn stride(&self, _word: u64) -> usize {
         self.word_bytes()

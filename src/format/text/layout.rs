@@ -370,7 +370,7 @@ pub(crate) struct Values {
 /// The values of a line with these columns, or why it has none.
 #[inline]
 pub(crate) fn values(separator: Separator, roles: &[Role], unit: TimeUnit, line: &[u8]) -> Result<Values, &'static str> {
-    if line.trim_ascii_end().contains(&b'\r') {
+    if line.trim_ascii().contains(&b'\r') {
         return Err("a carriage return inside");
     }
     let (mut x, mut y, mut t, mut on) = (None, None, None, None);
