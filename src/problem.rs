@@ -174,7 +174,7 @@ impl Problems {
         };
         // A file has it or not, however many places show it.
         entry.count = if code.unit() == "files" { 1 } else { entry.count.saturating_add(count) };
-        entry.bytes += bytes;
+        entry.bytes = entry.bytes.saturating_add(bytes);
         entry.first_offset = entry.first_offset.min(offset);
         if entry.examples.len() < Self::EXAMPLES {
             entry.examples.push(example());

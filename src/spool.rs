@@ -419,8 +419,10 @@ impl Zstd {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let bytes = self.input.fill_buf()?;
-            if bytes.is_empty() {
-                return if self.inside { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(0) };
+            let ended = bytes.is_empty();
+            // Inside a frame there may be content that the buffer had no room for.
+            if ended && !self.inside {
+                return Ok(0);
             }
             let mut from = InBuffer::around(bytes);
             let mut into = OutBuffer::around(&mut *buffer);
@@ -433,7 +435,7 @@ impl Zstd {
                 return Ok(written);
             }
             if read == 0 {
-                return Err(io::ErrorKind::InvalidData.into());
+                return Err(if ended { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::InvalidData }.into());
             }
         }
     }

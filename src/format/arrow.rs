@@ -45,6 +45,8 @@ const CONTINUATION: u32 = u32::MAX;
 const LARGEST_MESSAGE: usize = 16 << 20;
 /// Most bytes of a schema whose length is not told.
 const LONGEST_SCHEMA: u64 = 1 << 20;
+/// Most marks that are tried for the message after such a schema.
+const MARKS: usize = 64;
 /// Most bytes of a footer: a few dozen a batch.
 const LARGEST_FOOTER: usize = 64 << 20;
 /// Most times that a buffer may grow when it is decompressed.
@@ -238,7 +240,8 @@ fn leading_schema(source: &Source, start: u64, is_file: bool) -> Result<(Schema,
         source.read_exact_at(&mut bytes, start)?;
         if let Some((schema, _)) = schema_message(&bytes)? {
             let marks = bytes.chunks(8).enumerate().filter(|(_, chunk)| chunk.starts_with(&CONTINUATION.to_le_bytes()));
-            let mut places = marks.map(|(index, _)| start + 8 * index as u64);
+            // Bytes of the schema may look like the mark too, but not many.
+            let mut places = marks.take(MARKS).map(|(index, _)| start + 8 * index as u64);
             let next = places.find(|at| {
                 let found = message(source, *at);
                 matches!(found, Ok(Some(found)) if arrow_ipc::root_as_message(&found.bytes).is_ok())

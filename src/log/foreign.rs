@@ -285,7 +285,7 @@ struct Described {
 struct Collector {
     schemas: BTreeMap<u16, (String, String, Vec<u8>)>,
     channels: BTreeMap<u16, Described>,
-    /// Bytes of their descriptions.
+    /// Bytes of the descriptions of both.
     described: usize,
     messages: usize,
 }
@@ -297,6 +297,13 @@ impl Collector {
         match opcode {
             op::SCHEMA => {
                 let id = fields.u16()?;
+                if self.schemas.contains_key(&id) {
+                    return Some(());
+                }
+                self.described = self.described.saturating_add(content.len());
+                if self.described > DESCRIBED_LIMIT {
+                    return Some(());
+                }
                 let (name, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
                 let len = fields.u32()? as usize;
                 self.schemas.insert(id, (name, encoding, fields.bytes(len)?.to_vec()));
@@ -306,12 +313,13 @@ impl Collector {
                 if self.channels.contains_key(&id) {
                     return Some(());
                 }
-                let (topic, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
-                let len = fields.u32()? as usize;
-                self.described = self.described.saturating_add(len + 2 * self.schemas.get(&schema).map_or(0, |schema| schema.2.len()));
+                let schema_len = self.schemas.get(&schema).map_or(0, |schema| schema.2.len());
+                self.described = self.described.saturating_add(content.len() + 2 * schema_len);
                 if self.described > DESCRIBED_LIMIT {
                     return Some(());
                 }
+                let (topic, encoding) = (fields.text()?.into_owned(), fields.text()?.into_owned());
+                let len = fields.u32()? as usize;
                 let mut pairs = Fields(fields.bytes(len)?);
                 let mut metadata = Vec::new();
                 while !pairs.0.is_empty() {
@@ -433,13 +441,11 @@ pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
                 lose("damaged chunk", at, content.end);
             }
             op::CHUNK => {}
-            op::CHANNEL if collector.take(file.len(), opcode, bytes, Place::File(0)).is_some() => {
-                collector.check(file.len()).map_err(|error| error.with_path(path))?;
-            }
             _ if collector.take(file.len(), opcode, bytes, Place::File(content.start as u64)).is_none() => {
                 lose("damaged record", at, file.len());
                 break;
             }
+            op::SCHEMA | op::CHANNEL | op::MESSAGE => collector.check(file.len()).map_err(|error| error.with_path(path))?,
             _ => {}
         }
         at = content.end;

@@ -60,8 +60,9 @@ pub(crate) enum Other {
     Damaged,
 }
 
-/// What stands at `at`. Lengths that the file claims are not believed where a head says otherwise, and checksums of
-/// what is passed over are not looked at, so that a file cannot make this take longer than it is long.
+/// What stands at `at`. Lengths that the file claims are not believed where a head says otherwise, or, of an index or a
+/// directory, where its other fields do, and checksums of what is passed over are not looked at, so that a file cannot
+/// make this take longer than it is long.
 pub(crate) fn other(file: &[u8], at: usize, session: u64) -> Other {
     let rest = file.get(at..).unwrap_or_default();
     let Some(opcode) = rest.first() else { return Other::End };

@@ -47,6 +47,8 @@ const TABLES: usize = 4;
 const SEARCH: usize = 1 << 20;
 /// Most streams that packets alone tell of.
 const DISCOVERED: usize = 256;
+/// Most packets that are unpacked to see what their streams hold.
+const TRIES: usize = 256;
 
 /// A stream that the header describes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -320,6 +322,7 @@ impl V4 {
         let mut window = Window::new(source);
         let (mut at, end) = (packets.start, source.len());
         let mut found: BTreeMap<i32, String> = BTreeMap::new();
+        let mut tries = 0;
         while at < end {
             let head = window.at(at, 8 + PEEK)?;
             let id = i32_at(head, 0).unwrap_or(-1);
@@ -327,8 +330,9 @@ impl V4 {
                 Found::Packet(_, size) => size,
                 Found::Foreign(size) => {
                     let place = Place { offset: at, len: size.saturating_add(8) };
-                    if found.len() < DISCOVERED
-                        && !found.contains_key(&id)
+                    let unknown = tries < TRIES && found.len() < DISCOVERED && !found.contains_key(&id);
+                    tries += usize::from(unknown);
+                    if unknown
                         && let Some(letters) = packets.letters(source, place)?
                         && letters.iter().all(u8::is_ascii_alphanumeric)
                     {

@@ -140,11 +140,13 @@ impl Milliseconds {
     }
 
     fn bins(&self) -> &Bins {
-        self.bins.get_or_init(|| {
-            // A table that cannot be read is one that does not fit.
-            let rows = numbers(&self.source, &self.dataset).unwrap_or_else(|_| vec![-1]);
-            Bins { path: self.dataset.path.clone(), start_us: self.offset_us, period_us: 1000, rows, early: false }
-        })
+        if let Some(bins) = self.bins.get() {
+            return bins;
+        }
+        // Read outside the cell: a thread that waits for others takes up tasks that may ask for the same. A table that
+        // cannot be read is one that does not fit.
+        let rows = numbers(&self.source, &self.dataset).unwrap_or_else(|_| vec![-1]);
+        self.bins.get_or_init(|| Bins { path: self.dataset.path.clone(), start_us: self.offset_us, period_us: 1000, rows, early: false })
     }
 }
 
@@ -186,11 +188,13 @@ impl Prophesee {
     }
 
     fn bins(&self) -> &Bins {
-        self.bins.get_or_init(|| {
-            let rows = self.rows().unwrap_or_else(|_| vec![-1]);
-            let start_us = self.offset.unwrap_or(0).saturating_neg().saturating_add(self.offset_us);
-            Bins { path: self.dataset.path.clone(), start_us, period_us: Self::PERIOD_US, rows, early: true }
-        })
+        if let Some(bins) = self.bins.get() {
+            return bins;
+        }
+        // Outside the cell, as above.
+        let rows = self.rows().unwrap_or_else(|_| vec![-1]);
+        let start_us = self.offset.unwrap_or(0).saturating_neg().saturating_add(self.offset_us);
+        self.bins.get_or_init(|| Bins { path: self.dataset.path.clone(), start_us, period_us: Self::PERIOD_US, rows, early: true })
     }
 }
 
