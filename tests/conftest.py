@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -33,6 +34,11 @@ def shared_folder() -> Path | None:
     """The folder of shared recordings and vectors; None where there is none."""
     path = Path(os.environ.get("EVLIB_SHARED", ROOT.parent / "shared"))
     return path if path.is_dir() else None
+
+
+def zstd(content: bytes) -> bytes:
+    """One Zstandard frame."""
+    return pa.Codec("zstd").compress(content, asbytes=True)
 
 
 @pytest.fixture(scope="session")

@@ -482,6 +482,9 @@ def test_info_shows_the_types_of_arrays(tmp_path):
         "y: <u2 (100), deflated",
     ]
     assert "beside     depth (<f8 (3 x 4), deflated" in text
+    np.savez(tmp_path / "seconds.npz", x=pixels, y=pixels, t=t / 1e6, p=t % 2 == 1)
+    stored = [line for line in evlib_cli("info", tmp_path / "seconds.npz").stdout.splitlines() if "stored" in line]
+    assert [line.split()[1] for line in sorted(stored)] == ["p:", "t:", "x:", "y:"]
     record = np.zeros(5, [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "|u1")])
     np.save(tmp_path / "b.npy", record)
     text = evlib_cli("info", tmp_path / "b.npy").stdout

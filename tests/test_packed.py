@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import polars as pl
 import pytest
-from conftest import problem_counts, rows
+from conftest import problem_counts, rows, zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +21,6 @@ from evlib.oblog import ObLog
 pa = pytest.importorskip("pyarrow")
 
 COUNT = 40_000
-
-
-def zstd(content: bytes) -> bytes:
-    return pa.Codec("zstd").compress(content, asbytes=True)
 
 
 def zipped(content: bytes, name: str = "events.txt", method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -551,6 +551,22 @@ def test_overwrite(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_rows_that_are_refused_are_counted_over_all_frames(tmp_path):
+    good = pl.DataFrame({"id": [0, 0], "polarity": [1, -1], "timestamp": [1, 2]})
+    frame = events([1], [2], [3], [1])
+    with pytest.raises(ValueError, match="row 3"):
+        evlib.write_events(
+            frame,
+            tmp_path / "a.raw",
+            geometry=(640, 480),
+            triggers=iter([good, good.with_columns(id=pl.Series([0, 300]))]),
+        )
+    wide = frame.with_columns(x=pl.lit(70_000))
+    with pytest.raises(ValueError, match="row 2"):
+        evlib.write_events(iter([frame, frame, wide]), tmp_path / "a.parquet", geometry=(640, 480))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_recording_over_itself(tmp_path):
     path = tmp_path / "self.raw"
     frame = events(list(range(500)), [1] * 500, list(range(500)), [1] * 500)

@@ -17,9 +17,8 @@ import bags
 import numpy as np
 import oracle
 import polars as pl
-import pyarrow as pa
 import pytest
-from conftest import problem_counts, rows
+from conftest import problem_counts, rows, zstd
 from hypothesis import given
 from hypothesis import strategies as st
 from words import sensor_stream
@@ -61,10 +60,6 @@ def write(folder, kind: str, messages):
     shutil.rmtree(folder / f"recording.{ending}.folder", ignore_errors=True)
     writer(path, messages)
     return path
-
-
-def zstd(content: bytes) -> bytes:
-    return pa.Codec("zstd").compress(content, asbytes=True)
 
 
 @pytest.fixture(scope="module")

@@ -86,9 +86,9 @@ def raise_on_loss(problems: pl.DataFrame, path: str) -> None:
 class Recording:
     """A recording: what it is, and its streams. Made by :func:`evlib.open`.
 
-    Opening reads only the head of the file. `event_count`, `time_range`, `triggers` and `problems` need one pass over
-    the file, which builds a segment index and is done once for this object. With the
-    index, time ranges are found without reading the rest of the file.
+    Opening reads only the head of the file, or its index. `event_count`, `time_range`, `triggers` and `problems` need
+    one pass over the file, which builds a segment index and is done once for this object. With the index, time ranges
+    are found without reading the rest of the file.
     """
 
     def __init__(self, opened: _evlib.Recording | ParquetRecording, path: str) -> None:

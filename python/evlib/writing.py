@@ -68,7 +68,9 @@ def _frames(
 
 def one_frame(data: Any) -> pl.DataFrame:  # noqa: ANN401
     """Events as one frame of exactly the columns and types of `SCHEMA`."""
-    frames = [_conform(frame) for frame in _frames(data)]
+    frames: list[pl.DataFrame] = []
+    for frame in _frames(data):
+        frames.append(_conform(frame, before=sum(before.height for before in frames)))
     return frames[0] if len(frames) == 1 else pl.concat([pl.DataFrame(schema=SCHEMA), *frames]).rechunk()
 
 
@@ -255,8 +257,10 @@ def write_events(
     writer = _evlib.Writer(name, format, size, overwrite, layout, compression)
     try:
         if triggers is not None:
+            rows = 0
             for frame in _frames(triggers, TRIGGER_SCHEMA, "triggers"):
-                writer.write_triggers(_conform(frame, TRIGGER_SCHEMA, "triggers"))
+                writer.write_triggers(_conform(frame, TRIGGER_SCHEMA, "triggers", before=rows))
+                rows += frame.height
         rows = 0
         for frame in _frames(data):
             writer.write(_conform(frame, before=rows))

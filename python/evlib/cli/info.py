@@ -24,7 +24,7 @@ BIN_US = 10_000
 DECODED_BYTES = 256 << 20
 """Size of a file up to which all times are decoded for the peak rate."""
 
-OPTIONS = frozenset({"layout", "columns", "time_unit", "time_offset_us", "pixel_parts"})
+OPTIONS = frozenset({"layout", "columns", "time_unit", "time_unit_reason", "time_offset_us", "pixel_parts"})
 """Metadata of NPY and NPZ that are no arrays."""
 
 PARTS = 32
