@@ -289,7 +289,7 @@ def test_messages(tmp_path):
     assert oblog.channel("c", codec=ProtobufCodec(struct_pb2.Struct))[0][1] == item
     # Without the class one is made of the description in the file.
     _, found = oblog.channel("c")[0]
-    assert found.SerializeToString() == item.SerializeToString()
+    assert found.SerializeToString(deterministic=True) == item.SerializeToString(deterministic=True)
     assert found.fields["a"].number_value == 1.5
     with path.open("rb") as stream:
         schema, channel, _ = next(iter(make_reader(stream).iter_messages()))
