@@ -160,6 +160,9 @@ pub fn problem_rows(problems: &Problems) -> Vec<(&'static str, u64, u64, u64)> {
 /// made, too.
 pub fn agree(recording: &Recording, len: usize, unindexed: bool) {
     let before = unindexed.then(|| read(recording, &Selection::default()));
+    // Places in packed files are those of their content.
+    let packed = recording.identity().reasons.iter().any(|reason| reason.starts_with("unpacked from"));
+    let len = if packed { usize::MAX / 8 } else { len };
 
     let problems = recording.problems().expect("problems");
     for problem in problems.iter() {
@@ -169,7 +172,6 @@ pub fn agree(recording: &Recording, len: usize, unindexed: bool) {
     }
     let events = read(recording, &Selection::default());
     assert_eq!(recording.event_count().expect("count"), events.len() as u64);
-    // No format packs more than 32 events into four bytes.
     // Without compression no format packs more than 32 events into four bytes.
     let compressed = matches!(recording.format(), Format::Aedat4 | Format::Bag | Format::Db3 | Format::Mcap);
     assert!(events.len() <= len * 8 || compressed);

@@ -154,6 +154,12 @@ def test_literal_packets(tmp_path):
     assert recording.read().is_empty()
 
 
+def test_a_vector_across_the_edge_of_the_sensor_at_the_end(tmp_path):
+    recording = read_one(tmp_path, packet("libcaer_cmp", "64 20 de 41 ff 50 80 22 00 40 ff 6f", 1000))
+    assert rows(recording.read()) == [(100, 478, 1, -1), (100, 479, 1, -1)]
+    assert problem_counts(recording) == {"OUT_OF_BOUNDS": 18}
+
+
 def test_the_oracle_of_the_packets_is_right():
     """The encoders of the tests, by hand."""
     assert bags.mono([(100, 50, 7000, 1)], 2000).hex(" ") == "88 13 00 00 64 00 32 80"

@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         Err(error) => {
-            assert!(matches!(error.kind(), ErrorKind::Format | ErrorKind::Unsupported), "{error}");
+            assert!(matches!(error.kind(), ErrorKind::Format | ErrorKind::Truncated | ErrorKind::Unsupported), "{error}");
             assert!(OpenOptions::default().open(file.path()).is_err());
         }
     }

@@ -1,7 +1,7 @@
 //! A saved index whose bytes are changed is ignored: counts and rows stay those of the recording.
 #![no_main]
 
-use evlib::Selection;
+use evlib::{ErrorKind, Selection};
 use evlib_fuzz::{Scratch, open, options, problem_rows, read, rows};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,7 +28,14 @@ fuzz_target!(|data: &[u8]| {
     let events = read(&recording, &Selection::default());
     let count = recording.event_count().expect("count");
     let problems = problem_rows(&recording.problems().expect("problems"));
-    let index = Index(recording.save_index().expect("an index can be saved in the scratch folder"));
+    let index = match recording.save_index() {
+        Ok(path) => Index(path),
+        // Rows of some formats are found by number.
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            return;
+        }
+    };
 
     let saved = std::fs::read(&index.0).expect("the index");
     let mut damaged = saved.clone();

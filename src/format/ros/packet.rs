@@ -183,10 +183,13 @@ impl Frame {
                 kind @ (5 | 6) => {
                     let rows = if kind == 5 { 8 } else { 12 };
                     let mut mask = u32::from(word) & ((1 << rows) - 1);
-                    if !sink.fits(mask.count_ones()) {
+                    let (x, first, on, t) = (state.x, state.base, state.base_on, time(state));
+                    // What is outside needs no room.
+                    let below = self.limits.height.saturating_sub(first).min(rows);
+                    let inside = if x < self.limits.width { mask & ((1 << below) - 1) } else { 0 };
+                    if !sink.fits(inside.count_ones()) {
                         return;
                     }
-                    let (x, first, on, t) = (state.x, state.base, state.base_on, time(state));
                     state.base = (first + rows).min(0xFFF);
                     while mask != 0 {
                         self.event(x, first + mask.trailing_zeros() as u16, t, on, cursor.at, sink);
