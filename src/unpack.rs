@@ -22,6 +22,11 @@ fn compression(head: &[u8]) -> Option<Packing> {
     }
 }
 
+/// Whether a file that starts like this is packed in one of the ways that are read.
+pub(crate) fn is_packed(head: &[u8]) -> bool {
+    compression(head).is_some() || head.starts_with(zip::MAGIC)
+}
+
 /// The name without what the compression added to it, if it did.
 fn original(packing: Packing, path: &Path) -> Option<PathBuf> {
     let added: &[&str] = match packing {

@@ -14,9 +14,8 @@ use super::record::{DATA_END_LEN, ENVELOPE, Fields, MAGIC, MESSAGE_LEN, op, u32_
 use super::sys::Memory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::codec::lz4;
+use crate::unpack::is_packed;
 
-/// What packed files start with: zip, gzip, Zstandard.
-const PACKED: [&[u8]; 3] = [b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
 /// Messages that any file may have.
 const ALWAYS: usize = 1 << 24;
 /// Most bytes of the descriptions of all channels of a file: many may share a schema, which each then has.
@@ -402,8 +401,7 @@ pub(crate) fn open_mcap(path: &Path) -> Result<Vec<(String, Topic)>> {
     if !file.starts_with(&MAGIC) {
         let found = crate::format::looks_like(file.get(..4096).unwrap_or(file));
         let error = Error::format("not an MCAP file").expecting("the MCAP magic").but_found(found).at(0).with_path(path);
-        let packed = PACKED.iter().any(|magic| file.starts_with(magic));
-        return Err(if packed { error.hint("a log is read as it lies on the disk: unpack it first") } else { error });
+        return Err(if is_packed(file) { error.hint("a log is read as it lies on the disk: unpack it first") } else { error });
     }
     let mut collector = Collector::default();
     // The summary repeats what the data say of channels, which is lost with the chunk that has it.
